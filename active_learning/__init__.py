@@ -1,0 +1,1 @@
+"""The decisions of the loop, and the memory that they need."""

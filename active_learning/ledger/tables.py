@@ -1,0 +1,421 @@
+"""Every table of the ledger.
+
+What always holds, and what holds it:
+
+* a human label is never changed or lost: `Label` is append-only (a trigger refuses UPDATE and DELETE),
+  a deletion in the labeling tool adds a `Tombstone`;
+* a prediction carries exactly one model version: one row per (task, model version), foreign key not null;
+* one champion per project: a partial unique index, moved together with `Project.champion_id` in one
+  transaction;
+* a quality is in [0, 1] or absent: CHECK constraints;
+* the same event twice leaves the same state: `InboxEvent.key` is unique.
+"""
+
+from __future__ import annotations
+
+import enum
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import (
+    JSON,
+    CheckConstraint,
+    Enum,
+    ForeignKey,
+    Index,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+from active_learning.ledger.types import EmbeddingType, MaskType, UtcDateTime, utc_now
+
+
+class Base(DeclarativeBase):
+    """All tables; constraint names are fixed so that migrations can name them."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(column_0_label)s",
+            "uq": "uq_%(table_name)s_%(column_0_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {
+        datetime: UtcDateTime,
+        dict[str, Any]: JSON,
+        list[str]: JSON,
+        list[float]: JSON,
+    }
+
+
+def _named(kind: type[enum.Enum], name: str) -> Enum:
+    """An enumeration kept as its lower-case values, checked by the database."""
+    return Enum(
+        kind,
+        name=name,
+        native_enum=False,
+        create_constraint=True,
+        values_callable=lambda e: [m.value for m in e],
+    )
+
+
+class TaskStatus(enum.StrEnum):
+    """Where an image stands. Review, accepted, audit and done are the views in the labeling tool."""
+
+    WAITING = "waiting"  # no prediction by the champion yet (or there is no champion yet)
+    REVIEW = "review"  # a human must see it
+    ACCEPTED = "accepted"  # accepted without a human
+    AUDIT = "audit"  # would have been accepted, drawn for the audit: a human must see it
+    DONE = "done"  # a human labelled it
+    SKIPPED = "skipped"  # a human refused to label it
+    FAILED = "failed"  # its image cannot be read: `Task.failure` says why; a human must see it
+    GONE = "gone"  # deleted in the labeling tool
+
+
+class LabelSource(enum.StrEnum):
+    """Who said so, and why they were asked."""
+
+    HUMAN = "human"  # from the review queue, or unasked
+    AUDIT = "audit"  # a random audit of what would have been accepted: calibrates
+    MACHINE = "machine"  # an accepted prediction, never truth
+
+
+class ModelState(enum.StrEnum):
+    """The life of a model version."""
+
+    TRAINED = "trained"
+    REJECTED = "rejected"
+    CHAMPION = "champion"
+    RETIRED = "retired"
+
+
+class CycleState(enum.StrEnum):
+    """The life of a retraining cycle."""
+
+    REQUESTED = "requested"
+    RUNNING = "running"
+    PROMOTED = "promoted"
+    REJECTED = "rejected"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class InboxState(enum.StrEnum):
+    """The life of an event from the labeling tool."""
+
+    WAITING = "waiting"
+    DONE = "done"
+    FAILED = "failed"
+
+
+class Project(Base):
+    """One labeling project and its policy."""
+
+    __tablename__ = "projects"
+    __table_args__ = (
+        CheckConstraint(
+            "accept_threshold IS NULL OR (accept_threshold >= 0 AND accept_threshold <= 1)", "threshold"
+        ),
+        CheckConstraint("audit_share >= 0 AND audit_share <= 1", "audit_share"),
+        CheckConstraint("holdout_share > 0 AND holdout_share < 1", "holdout_share"),
+        CheckConstraint("labels_per_cycle >= 1", "labels_per_cycle"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(200), unique=True)
+    tool_url: Mapped[str] = mapped_column(String(500))
+    tool_project_id: Mapped[int]
+    classes: Mapped[list[str]]  # in the order of the mask planes
+    accept_threshold: Mapped[float | None]  # None: nothing is accepted without a human
+    audit_share: Mapped[float] = mapped_column(default=0.1)
+    holdout_share: Mapped[float] = mapped_column(default=0.25)
+    labels_per_cycle: Mapped[int] = mapped_column(default=50)
+    cooldown_s: Mapped[float] = mapped_column(default=600.0)
+    training: Mapped[dict[str, Any]] = mapped_column(default=dict)  # overrides of model.training.TrainConfig
+    champion_id: Mapped[int | None] = mapped_column(
+        ForeignKey("model_versions.id", use_alter=True, name="fk_projects_champion_id_model_versions")
+    )
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+    champion: Mapped[ModelVersion | None] = relationship(foreign_keys=[champion_id], post_update=True)
+
+
+Index("uq_projects_tool", Project.tool_url, Project.tool_project_id, unique=True)
+
+
+class Task(Base):
+    """One image of a project."""
+
+    __tablename__ = "tasks"
+    __table_args__ = (
+        UniqueConstraint("project_id", "tool_task_id", name="uq_tasks_tool_task_id"),
+        CheckConstraint("quality IS NULL OR (quality >= 0 AND quality <= 1)", "quality"),
+        Index("ix_tasks_project_status", "project_id", "status"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"))
+    tool_task_id: Mapped[int]
+    image_uri: Mapped[str] = mapped_column(Text)
+    data: Mapped[dict[str, Any]] = mapped_column(default=dict)  # the tool's task data as last seen
+    scene: Mapped[str] = mapped_column(String(500))  # siblings share it and stay on one side of every split
+    width: Mapped[int | None]
+    height: Mapped[int | None]
+    affine: Mapped[list[float] | None]  # a, b, c, d, e, f of the image, where it is georeferenced
+    crs: Mapped[str | None] = mapped_column(Text)
+    status: Mapped[TaskStatus] = mapped_column(_named(TaskStatus, "task_status"), default=TaskStatus.WAITING)
+    quality: Mapped[float | None]  # predicted IoU of the current prediction
+    priority: Mapped[float | None]  # the review queue is worked off from high to low
+    failure: Mapped[str | None] = mapped_column(Text)
+    pushed: Mapped[
+        dict[str, Any] | None
+    ]  # status, quality, priority, model version as the tool last heard them
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+    project: Mapped[Project] = relationship()
+
+
+class ModelVersion(Base):
+    """One immutable checkpoint: adapter and decoder."""
+
+    __tablename__ = "model_versions"
+    __table_args__ = (
+        UniqueConstraint("project_id", "name", name="uq_model_versions_name"),
+        Index(
+            "uq_model_versions_champion",
+            "project_id",
+            unique=True,
+            sqlite_where=text("state = 'champion'"),
+            postgresql_where=text("state = 'champion'"),
+        ),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"))
+    name: Mapped[str] = mapped_column(String(100))  # also the backend's title in Label Studio
+    state: Mapped[ModelState] = mapped_column(_named(ModelState, "model_state"), default=ModelState.TRAINED)
+    path: Mapped[str] = mapped_column(Text)  # the checkpoint's folder
+    sha256: Mapped[str] = mapped_column(String(64))
+    snapshot_id: Mapped[int | None] = mapped_column(ForeignKey("snapshots.id"))
+    parent_id: Mapped[int | None] = mapped_column(ForeignKey("model_versions.id"))  # warm start
+    metrics: Mapped[dict[str, Any]] = mapped_column(default=dict)  # on the holdout
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    promoted_at: Mapped[datetime | None]
+
+
+class Prediction(Base):
+    """What one model version says of one image."""
+
+    __tablename__ = "predictions"
+    __table_args__ = (
+        UniqueConstraint("task_id", "model_version_id", name="uq_predictions_task_version"),
+        CheckConstraint("score >= 0 AND score <= 1", "score"),
+        CheckConstraint("quality >= 0 AND quality <= 1", "quality"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    task_id: Mapped[int] = mapped_column(ForeignKey("tasks.id"))
+    model_version_id: Mapped[int] = mapped_column(ForeignKey("model_versions.id"), index=True)
+    masks: Mapped[NDArray[np.bool_]] = mapped_column(MaskType)
+    score: Mapped[float]  # uncalibrated, from the signals
+    quality: Mapped[float]  # predicted IoU: the score through the current calibration
+    signals: Mapped[dict[str, Any]]
+    embedding: Mapped[NDArray[np.float32] | None] = mapped_column(EmbeddingType)
+    tool_prediction_id: Mapped[int | None] = mapped_column(index=True)  # read back after the push
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+    task: Mapped[Task] = relationship()
+    model_version: Mapped[ModelVersion] = relationship()
+
+
+class RouteDecision(Base):
+    """Why an image was accepted, sent to a human or drawn for the audit: append-only."""
+
+    __tablename__ = "route_decisions"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    task_id: Mapped[int] = mapped_column(ForeignKey("tasks.id"), index=True)
+    prediction_id: Mapped[int | None] = mapped_column(ForeignKey("predictions.id"))
+    status: Mapped[TaskStatus] = mapped_column(_named(TaskStatus, "route_status"))
+    quality: Mapped[float | None]
+    threshold: Mapped[float | None]
+    reason: Mapped[str] = mapped_column(Text)
+    at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class Label(Base):
+    """One revision of one annotation: append-only."""
+
+    __tablename__ = "labels"
+    __table_args__ = (
+        UniqueConstraint("project_id", "tool_annotation_id", "revision", name="uq_labels_revision"),
+        CheckConstraint("prefill_iou IS NULL OR (prefill_iou >= 0 AND prefill_iou <= 1)", "prefill_iou"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"))
+    task_id: Mapped[int] = mapped_column(ForeignKey("tasks.id"), index=True)
+    tool_annotation_id: Mapped[int]
+    revision: Mapped[str] = mapped_column(String(64))  # hash of what it says and of the tool's updated_at
+    source: Mapped[LabelSource] = mapped_column(_named(LabelSource, "label_source"))
+    annotator: Mapped[str] = mapped_column(String(200))  # the tool's user id
+    cancelled: Mapped[bool] = mapped_column(default=False)  # a skip: no mask is meant
+    masks: Mapped[NDArray[np.bool_] | None] = mapped_column(MaskType)
+    soft_edges: Mapped[bool] = mapped_column(default=False)  # strokes with anti-aliased alpha, cut at > 127
+    prediction_id: Mapped[int | None] = mapped_column(
+        ForeignKey("predictions.id")
+    )  # the prefill it began with
+    prefill_iou: Mapped[float | None]  # IoU of that prefill and what was submitted
+    lead_time_s: Mapped[float | None]
+    updated_at: Mapped[datetime]  # the tool's clock: the latest revision is the one that counts
+    received_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+    task: Mapped[Task] = relationship()
+
+
+class Tombstone(Base):
+    """An annotation that was deleted in the tool; may arrive before the annotation itself."""
+
+    __tablename__ = "tombstones"
+    __table_args__ = (UniqueConstraint("project_id", "tool_annotation_id", name="uq_tombstones_annotation"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"))
+    tool_annotation_id: Mapped[int]
+    at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class InboxEvent(Base):
+    """One webhook delivery, kept until it is worked off and after."""
+
+    __tablename__ = "inbox"
+    __table_args__ = (Index("ix_inbox_state", "state", "id"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(String(64), unique=True)  # sha256 of the canonical payload
+    tool_project_id: Mapped[int | None]
+    action: Mapped[str] = mapped_column(String(100))
+    payload: Mapped[dict[str, Any]]
+    state: Mapped[InboxState] = mapped_column(_named(InboxState, "inbox_state"), default=InboxState.WAITING)
+    attempts: Mapped[int] = mapped_column(default=0)
+    error: Mapped[str | None] = mapped_column(Text)
+    received_at: Mapped[datetime] = mapped_column(default=utc_now)
+    done_at: Mapped[datetime | None]
+
+
+class HoldoutScene(Base):
+    """A scene that is evaluated on and never trained on. The holdout only grows."""
+
+    __tablename__ = "holdout_scenes"
+    __table_args__ = (UniqueConstraint("project_id", "scene", name="uq_holdout_scenes_scene"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"))
+    scene: Mapped[str] = mapped_column(String(500))
+    added_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class Snapshot(Base):
+    """Which label of which image a cycle trained and was judged on: immutable, content-hashed."""
+
+    __tablename__ = "snapshots"
+    __table_args__ = (UniqueConstraint("project_id", "sha256", name="uq_snapshots_sha256"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"))
+    sha256: Mapped[str] = mapped_column(String(64))
+    manifest: Mapped[dict[str, Any]]  # {"classes": [...], "train": [ENTRY...], "holdout": [ENTRY...]}
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class Cycle(Base):
+    """One retraining cycle."""
+
+    __tablename__ = "cycles"
+    __table_args__ = (
+        Index(
+            "uq_cycles_active",
+            "project_id",
+            unique=True,
+            sqlite_where=text("state IN ('requested', 'running')"),
+            postgresql_where=text("state IN ('requested', 'running')"),
+        ),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"))
+    trigger: Mapped[str] = mapped_column(
+        String(200)
+    )  # "labels: 50 since ...", "command by ...", "Start training"
+    state: Mapped[CycleState] = mapped_column(_named(CycleState, "cycle_state"), default=CycleState.REQUESTED)
+    step: Mapped[str | None] = mapped_column(String(50))  # the one under way, or the last
+    reason: Mapped[str | None] = mapped_column(Text)  # why it ended as it did
+    snapshot_id: Mapped[int | None] = mapped_column(ForeignKey("snapshots.id"))
+    challenger_id: Mapped[int | None] = mapped_column(ForeignKey("model_versions.id"))
+    seconds: Mapped[dict[str, Any]] = mapped_column(default=dict)  # step -> wall seconds
+    requested_at: Mapped[datetime] = mapped_column(default=utc_now)
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+    project: Mapped[Project] = relationship()
+
+
+class CycleEvent(Base):
+    """Progress of a cycle: append-only."""
+
+    __tablename__ = "cycle_events"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    cycle_id: Mapped[int] = mapped_column(ForeignKey("cycles.id"), index=True)
+    step: Mapped[str] = mapped_column(String(50))
+    message: Mapped[str] = mapped_column(Text)
+    data: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class Calibration(Base):
+    """A fitted map from score to predicted IoU: append-only, the newest of a model version counts."""
+
+    __tablename__ = "calibrations"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"), index=True)
+    model_version_id: Mapped[int] = mapped_column(ForeignKey("model_versions.id"))
+    kind: Mapped[str] = mapped_column(String(50))  # "identity" (too few audited samples) or "isotonic"
+    samples: Mapped[int]
+    parameters: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class ThresholdChange(Base):
+    """Who moved the accept threshold, when, from what to what, and why: append-only."""
+
+    __tablename__ = "threshold_changes"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"), index=True)
+    who: Mapped[str] = mapped_column(String(200))
+    from_value: Mapped[float | None]
+    to_value: Mapped[float | None]
+    why: Mapped[str] = mapped_column(Text)
+    at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class WorkerLease(Base):
+    """The one worker of an embedded ledger, so that two never work on the same queue."""
+
+    __tablename__ = "worker_leases"
+
+    name: Mapped[str] = mapped_column(String(100), primary_key=True)
+    holder: Mapped[str] = mapped_column(String(64))
+    host: Mapped[str] = mapped_column(String(200))
+    pid: Mapped[int]
+    heartbeat_at: Mapped[datetime]

@@ -1,0 +1,1 @@
+"""Label Studio, HTTP and the command line."""

@@ -1,0 +1,122 @@
+"""One typed settings object: a YAML file, overridden by `ELNET_*` environment variables."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from platformdirs import user_data_path
+from pydantic import BaseModel, Field, SecretStr, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    YamlConfigSettingsSource,
+)
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class LabelStudioSettings(BaseModel):
+    """The Label Studio server. Without a url, an embedded one is started from its own environment."""
+
+    url: str | None = None
+    token: SecretStr | None = None  # personal access token or legacy token of the lead's user
+    machine_token: SecretStr | None = None  # of a second user: accepted masks are stored under it
+    host: str = "127.0.0.1"  # of the embedded server
+    port: int = Field(default=8080, ge=0, le=65535)  # 0: any free port
+    username: str = "lead@elnet.local"  # of the embedded server
+
+    @field_validator("url")
+    @classmethod
+    def _no_trailing_slash(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("http://", "https://")):
+            raise ValueError(f"{value!r} must start with http:// or https://")
+        return value.rstrip("/") if value else None
+
+
+class WebSettings(BaseModel):
+    """The backend as Label Studio and annotators reach it."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=9090, ge=0, le=65535)  # 0: any free port
+    public_url: str | None = None  # as Label Studio reaches it; default http://host:port
+    threads: int = Field(default=8, ge=1)
+    username: str | None = None  # Basic auth of the ML contract, off without a password
+    password: SecretStr | None = None
+    webhook_secret: SecretStr | None = None  # expected in the X-ELNet-Secret header
+
+
+class MediaSettings(BaseModel):
+    """Which images may be fetched, from where, and how large."""
+
+    max_bytes: int = Field(default=512 * 2**20, gt=0)
+    max_pixels: int = Field(default=400_000_000, gt=0)
+    timeout_s: float = Field(default=30.0, gt=0)
+    allowed_hosts: list[str] = []  # http(s) hosts besides Label Studio's own; "*" allows every public one
+    s3_endpoint: str | None = None
+
+
+class LoopSettings(BaseModel):
+    """Policy that a new project starts with; afterwards the ledger holds each project's own."""
+
+    accept_threshold: Share | None = 0.9
+    audit_share: Share = 0.1
+    holdout_share: Annotated[float, Field(gt=0, lt=1)] = 0.25
+    labels_per_cycle: int = Field(default=50, ge=1)
+    cooldown_s: float = Field(default=600.0, ge=0)
+    training: dict[str, Any] = {}  # overrides of model.training.TrainConfig
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Nested names are joined by two underscores: ELNET_WEB__PORT=9090."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="ELNET_", env_nested_delimiter="__", extra="forbid", validate_default=True
+    )
+
+    state: Path = Field(default_factory=lambda: user_data_path("elnet"))  # ledger, models, media, secrets
+    database_url: str | None = None  # default: SQLite in the state folder
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    trunk: str = "sam2-hiera-tiny"
+    batch_size: int = Field(default=8, ge=1)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    poll_s: float = Field(default=1.0, gt=0)  # how often the worker looks for work
+    reconcile_s: float = Field(default=60.0, gt=0)  # how often it reads the tool for lost events
+    label_studio: LabelStudioSettings = LabelStudioSettings()
+    web: WebSettings = WebSettings()
+    media: MediaSettings = MediaSettings()
+    loop: LoopSettings = LoopSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments first, then the environment, then the file that ELNET_CONFIG names."""
+        sources: tuple[PydanticBaseSettingsSource, ...] = (init_settings, env_settings)
+        if config := os.environ.get("ELNET_CONFIG"):
+            if not Path(config).is_file():
+                raise FileNotFoundError(f"ELNET_CONFIG names {config}, which is not a file")
+            sources += (YamlConfigSettingsSource(settings_cls, yaml_file=config),)
+        return sources
+
+    @property
+    def ledger_url(self) -> str:
+        """SQLAlchemy URL of the ledger."""
+        return self.database_url or f"sqlite:///{self.state / 'ledger.sqlite'}"
+
+    @property
+    def jobs_url(self) -> str:
+        """SQLAlchemy URL of the durable jobs: beside the ledger on SQLite, the same database on PostgreSQL."""
+        return self.database_url or f"sqlite:///{self.state / 'jobs.sqlite'}"
+
+    @property
+    def web_url(self) -> str:
+        """The backend's address as Label Studio reaches it."""
+        return (self.web.public_url or f"http://{self.web.host}:{self.web.port}").rstrip("/")

@@ -1,0 +1,1 @@
+"""The network: pixels and tensors. Knows no task, database or HTTP."""
