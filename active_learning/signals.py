@@ -1,0 +1,193 @@
+"""What a predicted mask says of its own quality, without ground truth.
+
+Two signals make the score: the Soft Dice Confidence, an estimate of the Dice coefficient from the
+probabilities alone (arXiv 2402.10665), and the stability of the mask under a shifted threshold (SAM,
+arXiv 2304.02643, section 5). Boundary entropy and edge agreement are kept beside them: the first orders the
+review queue, both wait for a better score.
+
+An empty mask has neither: it is scored by how far its likeliest pixels are from being foreground.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import maximum_filter, minimum_filter
+
+BAND_PX = 3  # half the width of the boundary band, for the entropy
+EDGE_TOLERANCE_PX = 2  # as in the boundary F measure
+PEAK_SHARE = 0.001  # the likeliest pixels of an image: this share of them,
+PEAK_PIXELS = 16  # and no fewer, so that one hot pixel decides nothing
+
+Plane = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class ClassSignals:
+    """The signals of one class's mask; all of them in [0, 1].
+
+    Attributes:
+        soft_dice_confidence: 2 sum(p y) / sum(p + y), with y the thresholded p; 0 for an empty mask.
+        stability: IoU of the masks at logit(cut) +1 and -1; 1 when even the looser one is empty.
+        boundary_entropy: mean binary entropy in bits within `BAND_PX` of the mask's boundary; over the whole
+            image when the mask has no boundary.
+        edge_agreement: boundary F measure of the mask's outline and the edge head; None without an edge head.
+        foreground_share: share of the pixels that are foreground.
+        peak: mean probability of the likeliest pixels (`PEAK_SHARE`, at least `PEAK_PIXELS`).
+        empty: no pixel is foreground.
+        score: what follows from them, see `class_score`.
+    """
+
+    soft_dice_confidence: float
+    stability: float
+    boundary_entropy: float
+    edge_agreement: float | None
+    foreground_share: float
+    peak: float
+    empty: bool
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Signals:
+    """The signals of a prediction: every class's, in the project's order.
+
+    Attributes:
+        classes: one entry per class.
+        usable: False when the model gave something other than finite probabilities in [0, 1]. Such a
+            prediction has the score 0 and goes to a human, whatever the threshold.
+    """
+
+    classes: tuple[ClassSignals, ...]
+    usable: bool = True
+
+    @property
+    def worst(self) -> ClassSignals:
+        """The class with the lowest score: it decides."""
+        return min(self.classes, key=lambda c: c.score)
+
+    @property
+    def empty(self) -> bool:
+        """No class has any foreground."""
+        return all(c.empty for c in self.classes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values, for the ledger."""
+        return {"usable": self.usable, "classes": [asdict(c) for c in self.classes]}
+
+
+def signals(
+    probability: Plane, edge: Plane | None = None, cut: float = 0.5, valid: NDArray[np.bool_] | None = None
+) -> Signals:
+    """Measure a prediction.
+
+    Args:
+        probability: (N, H, W) float, foreground probability in [0, 1] per class.
+        edge: (N, H, W) float in [0, 1] from the edge head, or None.
+        cut: the mask is `probability > cut`; strictly between 0 and 1.
+        valid: (H, W) bool; nodata pixels count as certain background.
+
+    Returns:
+        The signals of every class. Values that are not finite or not in [0, 1] make it unusable.
+
+    Raises:
+        ValueError: a shape or the cut is not as said above.
+    """
+    if probability.ndim != 3 or 0 in probability.shape:
+        raise ValueError(f"probability must be a non-empty (N, H, W) array, not {probability.shape}")
+    if edge is not None and edge.shape != probability.shape:
+        raise ValueError(f"edge must have the shape of probability, {probability.shape}, not {edge.shape}")
+    if valid is not None and valid.shape != probability.shape[1:]:
+        raise ValueError(f"valid must be {probability.shape[1:]}, not {valid.shape}")
+    if not 0 < cut < 1:
+        raise ValueError(f"the cut must lie between 0 and 1, not {cut}")
+    seen = probability if valid is None else np.where(valid, probability, 0)
+    usable = bool(np.isfinite(seen).all() and seen.min() >= 0 and seen.max() <= 1)
+    planes = np.clip(np.nan_to_num(seen, nan=0.0, posinf=1.0, neginf=0.0), 0, 1)
+    edges = [None] * len(planes) if edge is None else list(edge)
+    return Signals(tuple(_measure(p, e, cut) for p, e in zip(planes, edges, strict=True)), usable)
+
+
+def score(measured: Signals) -> float:
+    """One number in [0, 1] for a prediction, higher is better: that of its worst class; 0 if unusable."""
+    value = measured.worst.score
+    return value if measured.usable and math.isfinite(value) else 0.0
+
+
+def class_score(soft_dice_confidence: float, stability: float, peak: float, empty: bool, cut: float) -> float:
+    """Score one class's mask; uncalibrated, a rank rather than a promise.
+
+    A mask with foreground: the geometric mean of the stability (an IoU) and of the Soft Dice Confidence
+    turned into an IoU by IoU = D / (2 - D). Either one near 0 pulls it down.
+
+    An empty mask is right exactly when nothing is there: 1 - peak / cut, which is 1 when no pixel is likely
+    at all and falls to 0 as the likeliest ones come near the cut, where a mask would begin. This rule is
+    ours; no paper stands behind it.
+    """
+    if empty:
+        return float(np.clip(1 - peak / cut, 0, 1))
+    overlap = soft_dice_confidence / (2 - soft_dice_confidence)
+    return float(np.clip(math.sqrt(overlap * stability), 0, 1))
+
+
+def _measure(p: Plane, edge: Plane | None, cut: float) -> ClassSignals:
+    """The signals of one (H, W) plane of probabilities in [0, 1]."""
+    mask = p > cut
+    empty = not mask.any()
+    total = float(p.sum(dtype=np.float64)) + int(mask.sum())
+    soft_dice = 2 * float(p[mask].sum(dtype=np.float64)) / total if total else 0.0
+    odds = cut / (1 - cut)
+    strict, loose = (int((p > odds * k / (1 + odds * k)).sum()) for k in (math.e, 1 / math.e))
+    stability = strict / loose if loose else 1.0
+    band = outline(mask, BAND_PX)
+    peak = _peak(p)
+    return ClassSignals(
+        soft_dice_confidence=soft_dice,
+        stability=stability,
+        boundary_entropy=_entropy(p[band] if band.any() else p),
+        edge_agreement=None if edge is None else _edge_agreement(mask, edge, cut),
+        foreground_share=float(mask.mean()),
+        peak=peak,
+        empty=empty,
+        score=class_score(soft_dice, stability, peak, empty, cut),
+    )
+
+
+def outline(mask: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
+    """(H, W) bool: the pixels that are within `width` (chessboard distance) of the mask's boundary."""
+    size = 2 * width + 1
+    grey = mask.astype(np.uint8)
+    band: NDArray[np.bool_] = maximum_filter(grey, size, mode="nearest") != minimum_filter(
+        grey, size, mode="nearest"
+    )
+    return band
+
+
+def _peak(p: Plane) -> float:
+    """Mean of the likeliest pixels of an (H, W) plane."""
+    count = min(p.size, max(PEAK_PIXELS, round(PEAK_SHARE * p.size)))
+    likeliest = np.partition(p, p.size - count, axis=None)[p.size - count :]
+    return float(likeliest.mean(dtype=np.float64))
+
+
+def _entropy(p: Plane) -> float:
+    """Mean binary entropy of probabilities, in bits."""
+    q = np.clip(p.astype(np.float64), 1e-12, 1 - 1e-12)
+    bits = -(q * np.log2(q) + (1 - q) * np.log2(1 - q))
+    return float(np.clip(bits.mean(), 0, 1))
+
+
+def _edge_agreement(mask: NDArray[np.bool_], edge: Plane, cut: float) -> float:
+    """F measure of the mask's outline and the edge head, each within `EDGE_TOLERANCE_PX` of the other."""
+    drawn = outline(mask, 1) & mask
+    seen = np.nan_to_num(edge) > cut
+    if not drawn.any() or not seen.any():
+        return 1.0 if drawn.any() == seen.any() else 0.0
+    size = 2 * EDGE_TOLERANCE_PX + 1
+    precision = float(maximum_filter(drawn.astype(np.uint8), size)[seen].mean())
+    recall = float(maximum_filter(seen.astype(np.uint8), size)[drawn].mean())
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
