@@ -133,8 +133,8 @@ def regions_to_masks(
         soft_edges |= soft
     if any_region and not any_known:
         raise RegionError(
-            f"every mask is labelled {', '.join(map(repr, unknown_labels(result, classes)))}, no class of the "
-            f"project ({', '.join(classes)}): rename the label in Label Studio, or make a new project"
+            f"every mask is labelled {', '.join(map(repr, unknown_labels(result, classes)))}, no class of "
+            f"the project ({', '.join(classes)}): rename the label in Label Studio, or make a new project"
         )
     return masks, soft_edges
 
@@ -200,7 +200,7 @@ def _decode(region: Region, height: int, width: int) -> tuple[NDArray[np.bool_],
     if region.get("image_rotation"):
         raise RegionError(
             f"region {region.get('id')!r} was drawn on an image rotated by {region['image_rotation']} "
-            "degrees: masks of rotated images cannot be read; rotate the image back in Label Studio and submit again"
+            "degrees: such masks cannot be read; rotate the image back in Label Studio and submit again"
         )
     size = (region.get("original_height"), region.get("original_width"))
     if size != (height, width):
