@@ -36,7 +36,8 @@ class ToolAnnotation:
     """An annotation, decoded.
 
     Attributes:
-        masks: (N, H, W) bool in the project's class order; None for a skip.
+        masks: (N, H, W) bool in the project's class order; None for a skip. (N, 0, 0) when nothing was drawn and
+            the tool does not say how large the image is: an empty mask of the image's size is meant.
         annotator: the tool's user id, as text.
         machine: made by the user under which the loop accepts masks.
         parent_prediction: the tool's id of the prediction that it began with.
