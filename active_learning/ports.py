@@ -36,8 +36,8 @@ class ToolAnnotation:
     """An annotation, decoded.
 
     Attributes:
-        masks: (N, H, W) bool in the project's class order; None for a skip. (N, 0, 0) when nothing was drawn and
-            the tool does not say how large the image is: an empty mask of the image's size is meant.
+        masks: (N, H, W) bool in the project's class order; None for a skip. (N, 0, 0) when nothing was drawn
+            and the tool does not say how large the image is: an empty mask of the image's size is meant.
         annotator: the tool's user id, as text.
         machine: made by the user under which the loop accepts masks.
         parent_prediction: the tool's id of the prediction that it began with.
@@ -106,7 +106,7 @@ class LabelingTool(Protocol):
         """
 
     def push_placements(self, tool_project_id: int, placements: Iterable[Placement]) -> list[int]:
-        """Write route, quality and priority to the task data. Returns the tool's task ids that were written."""
+        """Write route, quality and priority to the task data. Returns the tool's ids of the tasks written."""
 
     def accept(
         self, tool_project_id: int, classes: Sequence[str], acceptances: Sequence[Acceptance]
@@ -119,6 +119,9 @@ class LabelingTool(Protocol):
 
     def withdraw(self, tool_project_id: int, tool_task_ids: Sequence[int]) -> None:
         """Remove the machine user's annotations of these tasks; people's are never touched."""
+
+    def machine_annotator(self) -> str:
+        """The tool's user id, as text, under which `accept` stores: an event of that user is no human label."""
 
     def serve_version(self, tool_project_id: int, version: str) -> None:
         """Tell the tool which model version serves, so that scores and order follow it."""
