@@ -1,6 +1,7 @@
 """The loop's memory: typed tables, sessions and migrations."""
 
 from active_learning.ledger.database import Ledger
+from active_learning.ledger.failures import LedgerError
 from active_learning.ledger.tables import (
     Base,
     Calibration,
@@ -16,12 +17,16 @@ from active_learning.ledger.tables import (
     ModelVersion,
     Prediction,
     Project,
+    Promotion,
     RouteDecision,
+    Scene,
+    Side,
     Snapshot,
     Task,
     TaskStatus,
     ThresholdChange,
     Tombstone,
+    TrainScene,
     WorkerLease,
 )
 
@@ -37,15 +42,20 @@ __all__ = [
     "Label",
     "LabelSource",
     "Ledger",
+    "LedgerError",
     "ModelState",
     "ModelVersion",
     "Prediction",
     "Project",
+    "Promotion",
     "RouteDecision",
+    "Scene",
+    "Side",
     "Snapshot",
     "Task",
     "TaskStatus",
     "ThresholdChange",
     "Tombstone",
+    "TrainScene",
     "WorkerLease",
 ]

@@ -2,11 +2,12 @@
 
 What always holds, and what holds it:
 
-* a human label is never changed or lost: `Label` is append-only (a trigger refuses UPDATE and DELETE),
-  a deletion in the labeling tool adds a `Tombstone`;
+* a human label is never changed or lost: `Label` is append-only (triggers of revision 0002 refuse UPDATE and
+  DELETE), a deletion in the labeling tool adds a `Tombstone`;
 * a prediction carries exactly one model version: one row per (task, model version), foreign key not null;
 * one champion per project: a partial unique index, moved together with `Project.champion_id` in one
-  transaction;
+  transaction and written down in `Promotion`;
+* a scene stands on one side of the split for good: `Scene` is append-only and unique per project;
 * a quality is in [0, 1] or absent: CHECK constraints;
 * the same event twice leaves the same state: `InboxEvent.key` is unique.
 """
@@ -15,12 +16,13 @@ from __future__ import annotations
 
 import enum
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import (
     JSON,
+    BigInteger,
     CheckConstraint,
     Enum,
     ForeignKey,
@@ -31,9 +33,12 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
+from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-from active_learning.ledger.types import EmbeddingType, MaskType, UtcDateTime, utc_now
+from active_learning.ledger.types import EmbeddingType, MaskType, UtcDateTime, hash_masks, utc_now
+
+ToolId = Annotated[int, mapped_column(BigInteger)]  # the labeling tool's own numbers
 
 
 class Base(DeclarativeBase):
@@ -48,7 +53,7 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map = {
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
         datetime: UtcDateTime,
         dict[str, Any]: JSON,
         list[str]: JSON,
@@ -63,6 +68,7 @@ def _named(kind: type[enum.Enum], name: str) -> Enum:
         name=name,
         native_enum=False,
         create_constraint=True,
+        length=20,
         values_callable=lambda e: [m.value for m in e],
     )
 
@@ -108,6 +114,13 @@ class CycleState(enum.StrEnum):
     CANCELLED = "cancelled"
 
 
+class Side(enum.StrEnum):
+    """What a scene serves for, from the first snapshot that holds it on."""
+
+    TRAIN = "train"
+    HOLDOUT = "holdout"
+
+
 class InboxState(enum.StrEnum):
     """The life of an event from the labeling tool."""
 
@@ -132,7 +145,7 @@ class Project(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(String(200), unique=True)
     tool_url: Mapped[str] = mapped_column(String(500))
-    tool_project_id: Mapped[int]
+    tool_project_id: Mapped[ToolId]
     classes: Mapped[list[str]]  # in the order of the mask planes
     accept_threshold: Mapped[float | None]  # None: nothing is accepted without a human
     audit_share: Mapped[float] = mapped_column(default=0.1)
@@ -163,7 +176,7 @@ class Task(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"))
-    tool_task_id: Mapped[int]
+    tool_task_id: Mapped[ToolId]
     image_uri: Mapped[str] = mapped_column(Text)
     data: Mapped[dict[str, Any]] = mapped_column(default=dict)  # the tool's task data as last seen
     scene: Mapped[str] = mapped_column(String(500))  # siblings share it and stay on one side of every split
@@ -211,6 +224,20 @@ class ModelVersion(Base):
     promoted_at: Mapped[datetime | None]
 
 
+class Promotion(Base):
+    """A move of the champion pointer: append-only, so that a rollback knows where to go."""
+
+    __tablename__ = "promotions"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"), index=True)
+    model_version_id: Mapped[int] = mapped_column(
+        ForeignKey("model_versions.id")
+    )  # the champion from then on
+    rollback: Mapped[bool] = mapped_column(default=False)
+    at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
 class Prediction(Base):
     """What one model version says of one image."""
 
@@ -229,7 +256,7 @@ class Prediction(Base):
     quality: Mapped[float]  # predicted IoU: the score through the current calibration
     signals: Mapped[dict[str, Any]]
     embedding: Mapped[NDArray[np.float32] | None] = mapped_column(EmbeddingType)
-    tool_prediction_id: Mapped[int | None] = mapped_column(index=True)  # read back after the push
+    tool_prediction_id: Mapped[ToolId | None] = mapped_column(index=True)  # read back after the push
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
     task: Mapped[Task] = relationship()
@@ -240,6 +267,10 @@ class RouteDecision(Base):
     """Why an image was accepted, sent to a human or drawn for the audit: append-only."""
 
     __tablename__ = "route_decisions"
+    __table_args__ = (
+        CheckConstraint("quality IS NULL OR (quality >= 0 AND quality <= 1)", "quality"),
+        CheckConstraint("status <> 'accepted' OR quality IS NOT NULL", "accepted"),
+    )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     task_id: Mapped[int] = mapped_column(ForeignKey("tasks.id"), index=True)
@@ -251,6 +282,10 @@ class RouteDecision(Base):
     at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
+def _content_of(context: DefaultExecutionContext) -> str:
+    return hash_masks((context.current_parameters or {}).get("masks"))
+
+
 class Label(Base):
     """One revision of one annotation: append-only."""
 
@@ -258,13 +293,17 @@ class Label(Base):
     __table_args__ = (
         UniqueConstraint("project_id", "tool_annotation_id", "revision", name="uq_labels_revision"),
         CheckConstraint("prefill_iou IS NULL OR (prefill_iou >= 0 AND prefill_iou <= 1)", "prefill_iou"),
+        CheckConstraint("cancelled = (masks IS NULL)", "cancelled"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"))
     task_id: Mapped[int] = mapped_column(ForeignKey("tasks.id"), index=True)
-    tool_annotation_id: Mapped[int]
+    tool_annotation_id: Mapped[ToolId]
     revision: Mapped[str] = mapped_column(String(64))  # hash of what it says and of the tool's updated_at
+    content: Mapped[str] = mapped_column(
+        String(64), default=_content_of
+    )  # hash of the masks alone: saved again unchanged is no new label
     source: Mapped[LabelSource] = mapped_column(_named(LabelSource, "label_source"))
     annotator: Mapped[str] = mapped_column(String(200))  # the tool's user id
     cancelled: Mapped[bool] = mapped_column(default=False)  # a skip: no mask is meant
@@ -289,7 +328,7 @@ class Tombstone(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"))
-    tool_annotation_id: Mapped[int]
+    tool_annotation_id: Mapped[ToolId]
     at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
@@ -301,7 +340,7 @@ class InboxEvent(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     key: Mapped[str] = mapped_column(String(64), unique=True)  # sha256 of the canonical payload
-    tool_project_id: Mapped[int | None]
+    tool_project_id: Mapped[ToolId | None]
     action: Mapped[str] = mapped_column(String(100))
     payload: Mapped[dict[str, Any]]
     state: Mapped[InboxState] = mapped_column(_named(InboxState, "inbox_state"), default=InboxState.WAITING)
@@ -311,16 +350,30 @@ class InboxEvent(Base):
     done_at: Mapped[datetime | None]
 
 
-class HoldoutScene(Base):
-    """A scene that is evaluated on and never trained on. The holdout only grows."""
+class Scene(Base):
+    """The side of a scene, decided once: append-only, and one row per scene."""
 
-    __tablename__ = "holdout_scenes"
-    __table_args__ = (UniqueConstraint("project_id", "scene", name="uq_holdout_scenes_scene"),)
+    __tablename__ = "scenes"
+    __table_args__ = (UniqueConstraint("project_id", "scene", name="uq_scenes_scene"),)
+    __mapper_args__ = {"polymorphic_on": "side", "polymorphic_abstract": True}  # noqa: RUF012
 
     id: Mapped[int] = mapped_column(primary_key=True)
     project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"))
     scene: Mapped[str] = mapped_column(String(500))
+    side: Mapped[Side] = mapped_column(_named(Side, "side"))
     added_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class HoldoutScene(Scene):
+    """A scene that is evaluated on and never trained on. The holdout only grows."""
+
+    __mapper_args__ = {"polymorphic_identity": Side.HOLDOUT}  # noqa: RUF012
+
+
+class TrainScene(Scene):
+    """A scene that was trained on, and so can never judge."""
+
+    __mapper_args__ = {"polymorphic_identity": Side.TRAIN}  # noqa: RUF012
 
 
 class Snapshot(Base):

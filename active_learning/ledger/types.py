@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
 import zlib
 from datetime import UTC, datetime
@@ -47,6 +48,16 @@ def decode_masks(data: bytes) -> NDArray[np.bool_]:
     n, h, w = _HEADER.unpack_from(data)
     bits = np.frombuffer(zlib.decompress(data[_HEADER.size :]), dtype=np.uint8)
     return np.unpackbits(bits, count=n * h * w).reshape(n, h, w).astype(np.bool_)
+
+
+def hash_masks(masks: NDArray[np.bool_] | None) -> str:
+    """Sha256 of the shape and the bits of (N, H, W) bool; of nothing for a skip.
+
+    Not of `encode_masks`: two builds of zlib may compress differently.
+    """
+    if masks is None:
+        return hashlib.sha256(b"").hexdigest()
+    return hashlib.sha256(_HEADER.pack(*masks.shape) + np.packbits(masks).tobytes()).hexdigest()
 
 
 class MaskType(TypeDecorator[NDArray[np.bool_]]):
