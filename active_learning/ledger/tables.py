@@ -114,13 +114,6 @@ class CycleState(enum.StrEnum):
     CANCELLED = "cancelled"
 
 
-class Side(enum.StrEnum):
-    """What a scene serves for, from the first snapshot that holds it on."""
-
-    TRAIN = "train"
-    HOLDOUT = "holdout"
-
-
 class InboxState(enum.StrEnum):
     """The life of an event from the labeling tool."""
 
@@ -354,26 +347,29 @@ class Scene(Base):
     """The side of a scene, decided once: append-only, and one row per scene."""
 
     __tablename__ = "scenes"
-    __table_args__ = (UniqueConstraint("project_id", "scene", name="uq_scenes_scene"),)
+    __table_args__ = (
+        UniqueConstraint("project_id", "scene", name="uq_scenes_scene"),
+        CheckConstraint("side IN ('train', 'holdout')", "side"),
+    )
     __mapper_args__ = {"polymorphic_on": "side", "polymorphic_abstract": True}  # noqa: RUF012
 
     id: Mapped[int] = mapped_column(primary_key=True)
     project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"))
     scene: Mapped[str] = mapped_column(String(500))
-    side: Mapped[Side] = mapped_column(_named(Side, "side"))
+    side: Mapped[str] = mapped_column(String(20))
     added_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
 class HoldoutScene(Scene):
     """A scene that is evaluated on and never trained on. The holdout only grows."""
 
-    __mapper_args__ = {"polymorphic_identity": Side.HOLDOUT}  # noqa: RUF012
+    __mapper_args__ = {"polymorphic_identity": "holdout"}  # noqa: RUF012
 
 
 class TrainScene(Scene):
     """A scene that was trained on, and so can never judge."""
 
-    __mapper_args__ = {"polymorphic_identity": Side.TRAIN}  # noqa: RUF012
+    __mapper_args__ = {"polymorphic_identity": "train"}  # noqa: RUF012
 
 
 class Snapshot(Base):

@@ -28,11 +28,7 @@ def upgrade() -> None:
         sa.Column("tool_project_id", sa.BigInteger(), nullable=True),
         sa.Column("action", sa.String(length=100), nullable=False),
         sa.Column("payload", sa.JSON(), nullable=False),
-        sa.Column(
-            "state",
-            _enum("inbox_state", "waiting", "done", "failed"),
-            nullable=False,
-        ),
+        sa.Column("state", _enum("inbox_state", "waiting", "done", "failed"), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("error", sa.Text(), nullable=True),
         sa.Column("received_at", sa.DateTime(timezone=True), nullable=False),
@@ -87,12 +83,9 @@ def upgrade() -> None:
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("project_id", sa.Integer(), nullable=False),
         sa.Column("scene", sa.String(length=500), nullable=False),
-        sa.Column(
-            "side",
-            _enum("side", "train"),
-            nullable=False,
-        ),
+        sa.Column("side", sa.String(length=20), nullable=False),
         sa.Column("added_at", sa.DateTime(timezone=True), nullable=False),
+        sa.CheckConstraint("side IN ('train', 'holdout')", name=op.f("ck_scenes_side")),
         sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_scenes_project_id_projects")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_scenes")),
         sa.UniqueConstraint("project_id", "scene", name="uq_scenes_scene"),
@@ -122,13 +115,7 @@ def upgrade() -> None:
         sa.Column("height", sa.Integer(), nullable=True),
         sa.Column("affine", sa.JSON(), nullable=True),
         sa.Column("crs", sa.Text(), nullable=True),
-        sa.Column(
-            "status",
-            _enum(
-                "task_status", "waiting", "review", "accepted", "audit", "done", "skipped", "failed", "gone"
-            ),
-            nullable=False,
-        ),
+        sa.Column("status", _enum("task_status", *PLACES), nullable=False),
         sa.Column("quality", sa.Double(), nullable=True),
         sa.Column("priority", sa.Double(), nullable=True),
         sa.Column("failure", sa.Text(), nullable=True),
@@ -177,9 +164,7 @@ def upgrade() -> None:
         sa.Column("project_id", sa.Integer(), nullable=False),
         sa.Column("name", sa.String(length=100), nullable=False),
         sa.Column(
-            "state",
-            _enum("model_state", "trained", "rejected", "champion", "retired"),
-            nullable=False,
+            "state", _enum("model_state", "trained", "rejected", "champion", "retired"), nullable=False
         ),
         sa.Column("path", sa.Text(), nullable=False),
         sa.Column("sha256", sa.String(length=64), nullable=False),
@@ -334,11 +319,7 @@ def upgrade() -> None:
         sa.Column("tool_annotation_id", sa.BigInteger(), nullable=False),
         sa.Column("revision", sa.String(length=64), nullable=False),
         sa.Column("content", sa.String(length=64), nullable=False),
-        sa.Column(
-            "source",
-            _enum("label_source", "human", "audit", "machine"),
-            nullable=False,
-        ),
+        sa.Column("source", _enum("label_source", "human", "audit", "machine"), nullable=False),
         sa.Column("annotator", sa.String(length=200), nullable=False),
         sa.Column("cancelled", sa.Boolean(), nullable=False),
         sa.Column("masks", sa.LargeBinary(), nullable=True),
@@ -367,13 +348,7 @@ def upgrade() -> None:
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("task_id", sa.Integer(), nullable=False),
         sa.Column("prediction_id", sa.Integer(), nullable=True),
-        sa.Column(
-            "status",
-            _enum(
-                "route_status", "waiting", "review", "accepted", "audit", "done", "skipped", "failed", "gone"
-            ),
-            nullable=False,
-        ),
+        sa.Column("status", _enum("route_status", *PLACES), nullable=False),
         sa.Column("quality", sa.Double(), nullable=True),
         sa.Column("threshold", sa.Double(), nullable=True),
         sa.Column("reason", sa.Text(), nullable=False),
