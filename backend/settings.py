@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from platformdirs import user_data_path
-from pydantic import BaseModel, Field, SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -15,10 +15,18 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
+from model.errors import ELNetError
+
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-class LabelStudioSettings(BaseModel):
+class _Section(BaseModel):
+    """A group of settings; a name that does not exist is refused, not ignored."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class LabelStudioSettings(_Section):
     """The Label Studio server. Without a url, an embedded one is started from its own environment."""
 
     url: str | None = None
@@ -36,7 +44,7 @@ class LabelStudioSettings(BaseModel):
         return value.rstrip("/") if value else None
 
 
-class WebSettings(BaseModel):
+class WebSettings(_Section):
     """The backend as Label Studio and annotators reach it."""
 
     host: str = "127.0.0.1"
@@ -48,7 +56,7 @@ class WebSettings(BaseModel):
     webhook_secret: SecretStr | None = None  # expected in the X-ELNet-Secret header
 
 
-class MediaSettings(BaseModel):
+class MediaSettings(_Section):
     """Which images may be fetched, from where, and how large."""
 
     max_bytes: int = Field(default=512 * 2**20, gt=0)
@@ -58,7 +66,7 @@ class MediaSettings(BaseModel):
     s3_endpoint: str | None = None
 
 
-class LoopSettings(BaseModel):
+class LoopSettings(_Section):
     """Policy that a new project starts with; afterwards the ledger holds each project's own."""
 
     accept_threshold: Share | None = 0.9
@@ -113,10 +121,35 @@ class Settings(BaseSettings):
 
     @property
     def jobs_url(self) -> str:
-        """SQLAlchemy URL of the durable jobs: beside the ledger on SQLite, the same database on PostgreSQL."""
+        """SQLAlchemy URL of the durable jobs: a file of its own on SQLite, the same PostgreSQL."""
         return self.database_url or f"sqlite:///{self.state / 'jobs.sqlite'}"
 
     @property
     def web_url(self) -> str:
         """The backend's address as Label Studio reaches it."""
         return (self.web.public_url or f"http://{self.web.host}:{self.web.port}").rstrip("/")
+
+
+class SettingsError(ELNetError):
+    """A setting is unknown or out of range."""
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """The settings in force.
+
+    Raises:
+        SettingsError: each wrong setting on a line of its own, with where it comes from.
+    """
+    try:
+        return Settings(**overrides)
+    except FileNotFoundError as error:
+        raise SettingsError(str(error)) from error
+    except ValidationError as error:
+        lines = (
+            f"ELNET_{'__'.join(str(part).upper() for part in item['loc'])}: {item['msg']}"
+            for item in error.errors()
+        )
+        raise SettingsError(
+            "The settings (environment, or the file that ELNET_CONFIG names) are not valid:\n  "
+            + "\n  ".join(lines)
+        ) from error

@@ -1,0 +1,80 @@
+# Each target does its own set-up, quickly the second time. See README.md.
+#
+#   make demo [DATA=folder]   the whole loop, unattended, on real imagery; ends by itself
+#   make up   [DATA=folder]   the same for people: stays up until Ctrl-C, loses nothing
+#   make test                 all tests, against a real Label Studio, PostgreSQL and Chromium
+#   make check                formatting, lint, types, the direction of imports
+#   make bench                the benchmarks whose figures stand in docs/benchmarks.md
+#   make clean                what the targets made inside this folder (not the cache, not your projects)
+
+PYTHON ?= python3
+VENV   ?= .venv
+DATA   ?=
+TORCH  ?= torch==2.13.0
+SAM2   ?= sam2==1.1.0
+# A package index for torch alone, e.g. PyTorch's own index of CPU builds. Empty: your pip's configuration.
+TORCH_INDEX ?=
+
+BIN   := $(VENV)/bin
+ELNET := $(BIN)/elnet
+SETUP := $(VENV)/.ready
+# The packages that Debian brings and pip does not: name of the package, and a path that proves it.
+CHROMIUM   := $(shell command -v chromium chromium-browser google-chrome 2>/dev/null | head -n 1)
+POSTGRESQL := $(shell ls -d /usr/lib/postgresql/*/bin/initdb 2>/dev/null | tail -n 1)
+
+.PHONY: demo up test check bench clean setup weights label-studio system-packages label-studio-ml
+.DELETE_ON_ERROR:
+
+setup: $(SETUP)
+
+$(SETUP): pyproject.toml requirements/constraints.txt Makefile
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+	$(BIN)/pip install --quiet setuptools wheel numpy -c requirements/constraints.txt
+	SAM2_BUILD_CUDA=0 $(BIN)/pip install --quiet --no-build-isolation --no-deps $(SAM2)
+	$(BIN)/pip install --quiet -c requirements/constraints.txt --group dev -e '.[convert,postgresql]'
+	@touch $@
+
+weights: $(SETUP)
+	$(ELNET) weights
+
+label-studio: $(SETUP)
+	$(ELNET) label-studio install
+
+# Only what is missing is installed, and only by root; others are told the command.
+system-packages:
+	@missing="$(if $(CHROMIUM),,chromium) $(if $(POSTGRESQL),,postgresql)"; missing=$$(echo $$missing); \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	else \
+	  echo "Missing system packages: $$missing. Install them (Debian: sudo apt-get install $$missing); the tests that need them will be skipped."; \
+	fi
+
+demo: weights label-studio
+	$(ELNET) demo $(if $(DATA),--data $(DATA))
+
+up: weights label-studio
+	$(ELNET) up $(if $(DATA),--data $(DATA))
+
+test: weights label-studio label-studio-ml system-packages
+	$(BIN)/pytest
+
+# label-studio-ml 1.0.9 in an environment of its own, for the test of the adapter.
+label-studio-ml: $(SETUP)
+	$(BIN)/python tests/label_studio_ml_environment.py
+
+check: $(SETUP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: weights
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info demo-report .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
