@@ -1,0 +1,87 @@
+"""When to retrain: enough new labels, a cooldown, and never two cycles of one project at once."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from active_learning.labels import labels_since
+from active_learning.ledger.tables import Cycle, CycleState, Project, Snapshot
+from model.errors import ELNetError
+
+ACTIVE = (CycleState.REQUESTED, CycleState.RUNNING)
+
+
+class CycleActiveError(ELNetError):
+    """A cycle of this project is under way, and there can be only one."""
+
+
+def due(session: Session, project: Project, now: datetime) -> str | None:
+    """Whether the project should be retrained.
+
+    It should when no cycle is active, `cooldown_s` have passed since the last one was asked for and since it
+    ended, and at least `labels_per_cycle` tasks carry a living human label that the last snapshot does not
+    hold. All of it is read from the ledger, so a restart neither forgets nor repeats anything.
+
+    Args:
+        session: a session on the ledger.
+        project: the project.
+        now: the time of day, aware of its zone.
+
+    Returns:
+        The trigger, for `request`; None when there is nothing to do.
+    """
+    if active_cycle(session, project) is not None:
+        return None
+    last = session.scalar(
+        select(Cycle).where(Cycle.project_id == project.id).order_by(Cycle.id.desc()).limit(1)
+    )
+    if last is not None:
+        ended = max(last.requested_at, last.finished_at or last.requested_at)
+        if now < ended + timedelta(seconds=project.cooldown_s):
+            return None
+    snapshot = session.scalar(
+        select(Snapshot).where(Snapshot.project_id == project.id).order_by(Snapshot.id.desc()).limit(1)
+    )
+    count = labels_since(session, project, snapshot)
+    if count < project.labels_per_cycle:
+        return None
+    since = "in all" if snapshot is None else f"since snapshot {snapshot.sha256[:12]}"
+    return f"labels: {count} new {since}"
+
+
+def request(session: Session, project: Project, trigger: str) -> Cycle:
+    """Ask for a cycle; the worker starts it. The cooldown is `due`'s, a person may ask at any time.
+
+    Args:
+        session: a writing session; the caller commits.
+        project: the project.
+        trigger: what asked for it, as people will read it, e.g. "command by ada".
+
+    Returns:
+        The new cycle, state REQUESTED, with its id.
+
+    Raises:
+        CycleActiveError: one is active already, whoever asked for it.
+    """
+    cycle = Cycle(project_id=project.id, trigger=trigger[:200])
+    try:
+        with session.begin_nested():  # the database's unique index decides, also between two processes
+            session.add(cycle)
+    except IntegrityError:
+        other = active_cycle(session, project)
+        if other is None:
+            raise
+        raise CycleActiveError(
+            f"cycle {other.id} of project {project.name!r} is {other.state.value} already "
+            f"({other.trigger}); wait for it, or cancel it"
+        ) from None
+    return cycle
+
+
+def active_cycle(session: Session, project: Project) -> Cycle | None:
+    """The project's cycle that is requested or running."""
+    return session.scalar(select(Cycle).where(Cycle.project_id == project.id, Cycle.state.in_(ACTIVE)))
