@@ -24,7 +24,7 @@ from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
-from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.enums import ColorInterp, Interleaving, MaskFlags
 from rasterio.errors import RasterioError
 from rasterio.io import MemoryFile
 
@@ -223,9 +223,11 @@ def _decode_gdal(source: Path | bytes, driver: str, name: str, max_pixels: int) 
 def _read_dataset(dataset: Any, name: str, max_pixels: int) -> Bands:
     _check_size(dataset.height, dataset.width, name, max_pixels)
     block_height, block_width = dataset.block_shapes[0]
-    if block_height * block_width > 4 * max(max_pixels, 2**16):
+    together = dataset.count if dataset.interleaving is Interleaving.pixel else 1  # bands decoded at once
+    if block_height * block_width * together > 4 * max(max_pixels, 2**16):
         raise RasterError(
-            f"{name}: its blocks of {block_width} x {block_height} pixels are absurd; export it again"
+            f"{name}: stored in blocks of {block_width} x {block_height} pixels, too large to decode; "
+            "export it again in tiles of 512"
         )
     if any("complex" in kind for kind in dataset.dtypes):
         raise RasterError(

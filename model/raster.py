@@ -22,6 +22,7 @@ __all__ = ["MAX_PIXELS", "Raster", "RasterError", "open_raster", "read_masks", "
 
 MAX_PIXELS = 400_000_000
 _PERCENTILES = (2.0, 98.0)
+_ABSURD = 1e30  # no sensor measures this: GDAL's undeclared nodata of -3.4e38; NaN fails the comparison too
 _SAMPLE = 4_000_000  # pixels that percentiles are taken from
 _SOFT = (64, 192)  # grey levels that are neither background nor foreground in an 8-bit mask
 _SOFT_SHARE = 0.1
@@ -165,7 +166,7 @@ def _valid(bands: Bands) -> NDArray[np.bool_]:
         valid = np.ones(bands.planes[0].shape, np.bool_)
         for plane, present in zip(bands.planes, bands.present, strict=True):
             if floating:
-                valid &= np.isfinite(plane)
+                valid &= np.abs(plane) < _ABSURD
             if present is not None:
                 valid &= present
         return valid
@@ -177,7 +178,8 @@ def _valid(bands: Bands) -> NDArray[np.bool_]:
 
 def _difference(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
     """First minus second; for 8-bit bands halved around mid-grey, so that it stays 8-bit."""
-    difference = first.astype(np.float32) - second.astype(np.float32)
+    with np.errstate(all="ignore"):  # not valid where it overflows
+        difference = first.astype(np.float32) - second.astype(np.float32)
     if first.dtype == second.dtype == np.uint8:
         return np.rint(difference / 2 + 127.5).astype(np.uint8)
     return difference
@@ -205,15 +207,15 @@ def _single_plane(bands: Bands, name: str) -> NDArray[Any]:
     first, *others = bands.planes
     if all(np.array_equal(first, other) for other in others):
         return first
-    colours = np.unique(np.stack(bands.planes, -1).reshape(-1, len(bands.planes)), axis=0)
-    bright = [c for c in colours.tolist() if any(c)]
-    if len(bright) > 1:
+    stack = np.stack(bands.planes)
+    coloured = stack.any(axis=0)
+    bright = stack[:, coloured]
+    if (bright != bright[:, :1]).any():
         raise RasterError(
-            f"{name}: a mask of {len(colours)} colours; save one black-and-white mask per class "
+            f"{name}: a mask of several colours; save one black-and-white mask per class "
             "(masks/CLASS/STEM.png)"
         )
-    coloured = np.stack(bands.planes) != 0
-    return np.where(coloured.any(axis=0), np.uint8(255), np.uint8(0))
+    return np.where(coloured, np.uint8(255), np.uint8(0))
 
 
 def _foreground(values: NDArray[Any], valid: NDArray[np.bool_], name: str) -> NDArray[np.bool_]:
