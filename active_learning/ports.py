@@ -8,10 +8,10 @@ from datetime import datetime
 from typing import Any, Protocol
 
 import numpy as np
-from model.raster import Raster
 from numpy.typing import NDArray
 
 from model.errors import ELNetError
+from model.raster import Raster
 
 
 class ToolUnavailableError(ELNetError):
@@ -121,7 +121,7 @@ class LabelingTool(Protocol):
         """Remove the machine user's annotations of these tasks; people's are never touched."""
 
     def machine_annotator(self) -> str:
-        """The tool's user id, as text, under which `accept` stores: an event of that user is no human label."""
+        """The tool's id of the user under whom `accept` stores, as text: what they say is no human label."""
 
     def serve_version(self, tool_project_id: int, version: str) -> None:
         """Tell the tool which model version serves, so that scores and order follow it."""
