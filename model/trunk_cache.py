@@ -93,6 +93,8 @@ def read_cached(name: str) -> Cached:
         cached = Cached(**json.loads(record.read_text()))
     except FileNotFoundError as error:
         raise WeightsError(f"the trunk {name} is not in {record.parent}. {cure}") from error
+    except OSError as error:
+        raise WeightsError(f"{record} cannot be read: {error.strerror or error}") from error
     except (ValueError, TypeError) as error:
         raise WeightsError(f"{record} is damaged. {cure}") from error
     _check(cached.path, cached.sha256, name)
@@ -150,6 +152,8 @@ def _check(path: Path, sha256: str, name: str) -> None:
         actual = _sha256_once(path, status.st_size, status.st_mtime_ns)
     except FileNotFoundError as error:
         raise WeightsError(f"{path} is gone. Fetch it: elnet weights --trunk {name}") from error
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
     if actual != sha256:
         raise WeightsError(
             f"{path} was changed or damaged: its sha256 is {actual}, not {sha256}. "
