@@ -62,8 +62,11 @@ class MediaSettings(_Section):
     max_bytes: int = Field(default=512 * 2**20, gt=0)
     max_pixels: int = Field(default=400_000_000, gt=0)
     timeout_s: float = Field(default=30.0, gt=0)
-    allowed_hosts: list[str] = []  # http(s) hosts besides Label Studio's own; "*" allows every public one
+    # http(s) hosts besides Label Studio's own; "*": every one. Private addresses must be listed themselves,
+    # as an address or a network such as 10.0.0.0/8.
+    allowed_hosts: list[str] = []
     s3_endpoint: str | None = None
+    document_root: Path | None = None  # Label Studio's local files root, as this machine sees it
 
 
 class LoopSettings(_Section):
