@@ -51,12 +51,15 @@ def decode_masks(data: bytes) -> NDArray[np.bool_]:
 
 
 def hash_masks(masks: NDArray[np.bool_] | None) -> str:
-    """Sha256 of the shape and the bits of (N, H, W) bool; of nothing for a skip.
+    """Sha256 of what (N, H, W) bool says; of nothing for a skip.
 
-    Not of `encode_masks`: two builds of zlib may compress differently.
+    Not of `encode_masks`: two builds of zlib may compress differently. Where nothing is drawn the size does
+    not count, for a tool may not tell it: then the masks are (N, 0, 0).
     """
     if masks is None:
         return hashlib.sha256(b"").hexdigest()
+    if not masks.any():
+        return hashlib.sha256(_HEADER.pack(masks.shape[0], 0, 0)).hexdigest()
     return hashlib.sha256(_HEADER.pack(*masks.shape) + np.packbits(masks).tobytes()).hexdigest()
 
 

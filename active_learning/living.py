@@ -1,0 +1,85 @@
+"""Which label counts, of all that were ever recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from sqlalchemy import ColumnElement, Select, Subquery, case, exists, func, select
+from sqlalchemy.orm import Session
+
+from active_learning.ledger.tables import Label, LabelSource, Project, Snapshot, Task, TaskStatus, Tombstone
+
+PEOPLE = (LabelSource.HUMAN, LabelSource.AUDIT)
+
+
+def current_label(session: Session, task: Task) -> Label | None:
+    """The latest living label by a person; None without one, or where it was only skipped."""
+    ids = current_ids(task.project_id, task_id=task.id)
+    return session.scalar(select(Label).where(Label.id.in_(ids)))
+
+
+def current_labels(
+    session: Session, project: Project, sources: Collection[LabelSource] = PEOPLE
+) -> list[Label]:
+    """Each task's label that counts, if it came from one of the sources; ordered by task."""
+    ids = current_ids(project.id, sources)
+    return list(session.scalars(select(Label).where(Label.id.in_(ids)).order_by(Label.task_id)))
+
+
+def current_ids(
+    project_id: int, sources: Collection[LabelSource] = PEOPLE, task_id: int | None = None
+) -> Select[tuple[int]]:
+    """`Label.id` of each task's label that counts, if it came from one of the sources.
+
+    That is, of the annotations that were neither deleted nor cancelled, the latest by a person, and only
+    without one the latest of the machine. Tasks that are gone have none.
+    """
+    said = living(project_id, task_id)
+    by_machine = case((said.c.source == LabelSource.MACHINE, 1), else_=0)
+    order = (by_machine, said.c.updated_at.desc(), said.c.tool_annotation_id.desc())
+    ranked = (
+        select(
+            said.c.id,
+            said.c.source,
+            func.row_number().over(partition_by=said.c.task_id, order_by=order).label("rank"),
+        )
+        .join(Task, Task.id == said.c.task_id)
+        .where(said.c.cancelled.is_(False), Task.status != TaskStatus.GONE)
+        .subquery()
+    )
+    return select(ranked.c.id).where(ranked.c.rank == 1, ranked.c.source.in_(sources))
+
+
+def labels_since(session: Session, project: Project, snapshot: Snapshot | None) -> int:
+    """How many tasks carry a person's label that the snapshot does not hold; all of them without one.
+
+    A label that was saved again unchanged counts as held, and so does one that the snapshot left out.
+    """
+    ids = current_ids(project.id)
+    found = session.execute(select(Label.task_id, Label.content).where(Label.id.in_(ids)))
+    held: set[tuple[int, str]] = set()
+    if snapshot is not None:
+        for part in ("train", "holdout", "left_out"):
+            held |= {(entry["task_id"], entry["content"]) for entry in snapshot.manifest.get(part, [])}
+    return sum((task_id, content) not in held for task_id, content in found)
+
+
+def living(project_id: int, task_id: int | None = None) -> Subquery:
+    """The revision that counts of each annotation that was not deleted.
+
+    The latest by the tool's clock; one by a person goes before any of the machine. The revision's hash
+    decides between equals, so that the order of arrival never does.
+    """
+    buried = exists().where(
+        Tombstone.project_id == Label.project_id,
+        Tombstone.tool_annotation_id == Label.tool_annotation_id,
+    )
+    by_machine = case((Label.source == LabelSource.MACHINE, 1), else_=0)
+    order = (by_machine, Label.updated_at.desc(), Label.revision.desc())
+    rank = func.row_number().over(partition_by=Label.tool_annotation_id, order_by=order)
+    wanted: list[ColumnElement[bool]] = [Label.project_id == project_id, ~buried]
+    if task_id is not None:
+        wanted.append(Label.task_id == task_id)
+    columns = (Label.id, Label.task_id, Label.tool_annotation_id, Label.source, Label.cancelled)
+    ranked = select(*columns, Label.updated_at, rank.label("rank")).where(*wanted).subquery()
+    return select(ranked).where(ranked.c.rank == 1).subquery()
