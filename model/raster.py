@@ -105,7 +105,7 @@ def read_masks(path: Path, *, max_pixels: int = MAX_PIXELS) -> tuple[NDArray[np.
 
 
 def write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
-    """Write (H, W) or (H, W, 3) uint8 as PNG, whole or not at all.
+    """Write uint8 as PNG, whole or not at all: (H, W), (H, W, 3) or, with alpha, (H, W, 4).
 
     Raises:
         RasterError: the file cannot be written (full disk, no rights); nothing half stays.

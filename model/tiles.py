@@ -101,22 +101,23 @@ def stitch(
     return mean
 
 
-def cut(raster: Raster, stem: str, size: int) -> Iterator[tuple[str, Raster]]:
+def cut(raster: Raster, size: int, stem: str) -> Iterator[tuple[str, Raster, tuple[slice, slice]]]:
     """Cut a raster into tiles that do not overlap, named "STEM__r<row>_c<col>" by their first pixel.
 
     A remainder narrower than a quarter of `size` is left with its neighbour: nobody wants to label a sliver.
     Tiles without a valid pixel are left out.
 
     Yields:
-        Name and tile (views, not copies), each with its own affine.
+        Name, tile (views, not copies) with its own affine, and its rows and columns, to cut masks alike.
     """
     for top, bottom in _edges(raster.valid.shape[0], size):
         for left, right in _edges(raster.valid.shape[1], size):
-            valid = raster.valid[top:bottom, left:right]
+            here = slice(top, bottom), slice(left, right)
+            valid = raster.valid[here]
             if valid.any():
                 affine = Window(top, left, bottom - top, right - left).affine(raster.affine)
-                pixels = raster.pixels[top:bottom, left:right]
-                yield f"{stem}__r{top:05d}_c{left:05d}", Raster(pixels, valid, affine, raster.crs)
+                tile = Raster(raster.pixels[here], valid, affine, raster.crs)
+                yield f"{stem}__r{top:05d}_c{left:05d}", tile, here
 
 
 def parse_tile(stem: str) -> tuple[str, int, int] | None:

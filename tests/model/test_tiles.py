@@ -160,14 +160,15 @@ class TestCut:
         valid = np.ones((height, width), bool)
         pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
         seen = np.zeros((height, width), int)
-        for name, tile in cut(Raster(pixels, valid, None, None), "scene__x", size):
+        for name, tile, here in cut(Raster(pixels, valid), size, "scene__x"):
             parsed = parse_tile(name)
             assert parsed is not None
             stem, row, col = parsed
             assert stem == "scene__x"
             h, w = tile.valid.shape
             np.testing.assert_array_equal(tile.pixels, pixels[row : row + h, col : col + w])
-            seen[row : row + h, col : col + w] += 1
+            np.testing.assert_array_equal(tile.pixels, pixels[here])
+            seen[here] += 1
             for have, whole in ((h, height), (w, width)):
                 assert have <= 1.25 * size
                 assert 4 * have >= min(size, 4 * whole)
@@ -180,7 +181,7 @@ class TestCut:
             (1, 0, 10, 0, -1, 20),
             "EPSG:32631",
         )
-        tiles = dict(cut(raster, "s", 256))
+        tiles = {name: tile for name, tile, _ in cut(raster, 256, "s")}
         assert sorted(tiles)[:3] == ["s__r00000_c00000", "s__r00000_c00256", "s__r00000_c00512"]
         assert tiles["s__r01024_c00512"].pixels.shape == (276, 88, 3)
         assert tiles["s__r01024_c00512"].affine == pytest.approx((1, 0, 522, 0, -1, -1004))
@@ -189,7 +190,7 @@ class TestCut:
     def test_tiles_of_nodata_are_left_out(self) -> None:
         valid = np.zeros((64, 64), bool)
         valid[40, 40] = True
-        names = [name for name, _ in cut(Raster(np.zeros((64, 64, 3), np.uint8), valid), "s", 32)]
+        names = [name for name, *_ in cut(Raster(np.zeros((64, 64, 3), np.uint8), valid), 32, "s")]
         assert names == ["s__r00032_c00032"]
 
     @pytest.mark.parametrize("stem", ["scene", "vegas_10247_r1c0", "scene__r1_cx", "__r1_c2"])

@@ -1,0 +1,234 @@
+"""How well masks agree: foreground IoU, 2-class mIoU, Dice and boundary F.
+
+Papers mix these, so the names say what is meant. *Pooled* sums pixels over all images before dividing, *per
+image* divides first and then takes the mean. With several classes every figure is the mean over the classes,
+each an independent binary mask. Pixels that are not valid count nowhere.
+
+Empty masks: where neither prediction nor truth has foreground, IoU, Dice and boundary F of that image are 1;
+where only one has, they are 0. Pooled figures follow the same rule over the whole set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import binary_dilation
+
+Mask = NDArray[np.bool_]
+TOLERANCE = 2.0  # px; 2 % of the diagonal, as in Boundary IoU, is coarse for thin objects (7 px at 256)
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """The figures of a set of images, each in [0, 1].
+
+    Attributes:
+        n: images.
+        fg_iou: foreground IoU, pooled.
+        fg_iou_per_image: foreground IoU, mean over images.
+        miou_2class: mean of foreground and background IoU, both pooled.
+        dice: foreground Dice (F1 over pixels), pooled.
+        boundary_f1: boundary F at 2 px, mean over images.
+        per_image: for each image, in order: image, iou, dice, boundary_f1, predicted_share and truth_share
+            (foreground of all classes' planes as a share of their valid pixels).
+        per_class: class name -> the five figures of that class; empty for a single class.
+    """
+
+    n: int
+    fg_iou: float
+    fg_iou_per_image: float
+    miou_2class: float
+    dice: float
+    boundary_f1: float
+    per_image: list[dict[str, Any]] = field(default_factory=list)
+    per_class: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def summary(self) -> dict[str, Any]:
+        """All but the images, for JSON; `per_class` only where there are several."""
+        figures = asdict(self)
+        del figures["per_image"]
+        if not self.per_class:
+            del figures["per_class"]
+        return figures
+
+
+class SegmentationMetrics:
+    """Collects images one by one and keeps only their counts.
+
+    Args:
+        classes: their names, in the order of the mask planes; None for planes that have no names.
+        tolerance: of boundary F, in px.
+    """
+
+    def __init__(self, classes: Sequence[str] | None = None, tolerance: float = TOLERANCE) -> None:
+        self._classes = list(classes) if classes is not None else None
+        self._tolerance = tolerance
+        self._counts: list[NDArray[np.int64]] = []  # (N, 4) of each image
+        self._boundaries: list[list[float]] = []
+        self._names: list[str] = []
+
+    def update(self, prediction: Mask, truth: Mask, valid: Mask | None = None, *, name: str = "") -> None:
+        """Add an image.
+
+        Args:
+            prediction: (N, H, W) bool; (H, W) is taken as one class.
+            truth: of the same shape.
+            valid: (H, W) bool; None: every pixel.
+            name: what `Scores.per_image` calls it; default: its number from 0.
+        """
+        prediction, truth = _planes(prediction), _planes(truth)
+        counts = _count(prediction, truth, valid)
+        expected = (
+            len(self._classes)
+            if self._classes is not None
+            else len(self._counts[0])
+            if self._counts
+            else None
+        )
+        if expected is not None and len(counts) != expected:
+            raise ValueError(f"{len(counts)} mask planes, {expected} were expected")
+        self._boundaries.append(
+            [boundary_f(p, t, self._tolerance, valid) for p, t in zip(prediction, truth, strict=True)]
+        )
+        self._counts.append(counts)
+        self._names.append(name or str(len(self._names)))
+
+    def compute(self) -> Scores:
+        """The figures of all images so far.
+
+        Raises:
+            ValueError: there was none.
+        """
+        if not self._counts:
+            raise ValueError("no image to score")
+        counts = np.stack(self._counts)  # (images, N, 4)
+        boundaries = np.array(self._boundaries)  # (images, N)
+        ious, dices = _iou(counts), _dice(counts)
+        pooled = counts.sum(axis=0)
+        by_class = {
+            "fg_iou": _iou(pooled),
+            "fg_iou_per_image": ious.mean(axis=0),
+            "miou_2class": (_iou(pooled) + _iou(pooled[:, ::-1])) / 2,
+            "dice": _dice(pooled),
+            "boundary_f1": boundaries.mean(axis=0),
+        }
+        names = self._classes or [str(i) for i in range(counts.shape[1])]
+        several = len(names) > 1
+        return Scores(
+            n=len(counts),
+            **{key: float(values.mean()) for key, values in by_class.items()},
+            per_image=[
+                {
+                    "image": name,
+                    "iou": float(ious[i].mean()),
+                    "dice": float(dices[i].mean()),
+                    "boundary_f1": float(boundaries[i].mean()),
+                    **_shares(counts[i]),
+                }
+                for i, name in enumerate(self._names)
+            ],
+            per_class={
+                name: {key: float(values[i]) for key, values in by_class.items()}
+                for i, name in enumerate(names)
+                if several
+            },
+        )
+
+
+def iou(a: Mask, b: Mask, valid: Mask | None = None) -> float:
+    """Intersection over union of two masks, in [0, 1]; 1 where both are empty.
+
+    Args:
+        a: (H, W) bool, or (N, H, W): then the mean over the planes.
+        b: of the same shape.
+        valid: (H, W) bool; None: every pixel.
+    """
+    return float(_iou(_count(_planes(a), _planes(b), valid)).mean())
+
+
+def boundary_f(a: Mask, b: Mask, tolerance: float = TOLERANCE, valid: Mask | None = None) -> float:
+    """F measure of two outlines, in [0, 1] (Martin et al. 2004; Csurka et al. 2013).
+
+    The outline of a mask is its pixels that touch (by a side) a background pixel; the image's border and
+    pixels that are not valid are not background, so where a mask leaves the picture it has no outline.
+    Precision is the share of a's outline within `tolerance` of b's, recall the converse, distances between
+    pixel centres. Without any outline (both empty, both full) it is 1 if the masks are equal, else 0.
+
+    Args:
+        a: (H, W) bool.
+        b: (H, W) bool.
+        tolerance: px.
+        valid: (H, W) bool; None: every pixel.
+    """
+    if valid is None:
+        valid = np.ones(a.shape, np.bool_)
+    if not a.shape == b.shape == valid.shape:
+        raise ValueError(f"masks of different shapes: {a.shape}, {b.shape}, valid {valid.shape}")
+    outline_a, outline_b = _outline(a, valid), _outline(b, valid)
+    total_a, total_b = int(outline_a.sum()), int(outline_b.sum())
+    if total_a == total_b == 0:
+        return float(np.array_equal(a & valid, b & valid))
+    near_a, near_b = _within(outline_a, tolerance), _within(outline_b, tolerance)
+    precision = int((outline_a & near_b).sum()) / max(total_a, 1)
+    recall = int((outline_b & near_a).sum()) / max(total_b, 1)
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+def _outline(mask: Mask, valid: Mask) -> Mask:
+    beside_background: Mask = binary_dilation(~mask & valid)  # by a side
+    return mask & valid & beside_background
+
+
+def _within(outline: Mask, tolerance: float) -> Mask:
+    """Pixels no farther than `tolerance` from the outline: at a few px a disk beats a distance map."""
+    radius = int(tolerance)
+    y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
+    near: Mask = binary_dilation(outline, y * y + x * x <= tolerance * tolerance)
+    return near
+
+
+def _planes(mask: Mask) -> Mask:
+    if mask.dtype != np.bool_:
+        raise ValueError(f"a mask must be bool, not {mask.dtype}: threshold it first")
+    return mask[None] if mask.ndim == 2 else mask
+
+
+def _count(prediction: Mask, truth: Mask, valid: Mask | None) -> NDArray[np.int64]:
+    """(N, H, W) twice -> (N, 4) pixels: true positive, false positive, false negative, true negative."""
+    if prediction.shape != truth.shape or (valid is not None and valid.shape != truth.shape[1:]):
+        shapes = f"{prediction.shape}, {truth.shape}, valid {None if valid is None else valid.shape}"
+        raise ValueError(f"masks of different shapes: {shapes}")
+    if valid is not None:
+        prediction, truth = prediction[:, valid], truth[:, valid]
+    prediction, truth = prediction.reshape(len(prediction), -1), truth.reshape(len(truth), -1)
+    both = (prediction & truth).sum(axis=1)
+    predicted, true = prediction.sum(axis=1), truth.sum(axis=1)
+    rest = prediction.shape[1] - predicted - true + both
+    return np.stack([both, predicted - both, true - both, rest], axis=1).astype(np.int64)
+
+
+def _iou(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(..., 4) -> (...): TP / (TP + FP + FN). Reversed counts give the background's."""
+    return _ratio(counts[..., 0], counts[..., :3].sum(axis=-1))
+
+
+def _dice(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(..., 4) -> (...): 2 TP / (2 TP + FP + FN)."""
+    return _ratio(2 * counts[..., 0], counts[..., :3].sum(axis=-1) + counts[..., 0])
+
+
+def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
+    return np.where(whole > 0, part / np.maximum(whole, 1), 1.0)
+
+
+def _shares(counts: NDArray[np.int64]) -> dict[str, float]:
+    """Foreground as a share of the valid pixels of all planes; 0 where none is valid."""
+    total = max(int(counts.sum()), 1)
+    return {
+        "predicted_share": int(counts[:, :2].sum()) / total,
+        "truth_share": int(counts[:, [0, 2]].sum()) / total,
+    }
