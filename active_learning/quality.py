@@ -6,134 +6,146 @@ scale. Until `MIN_SAMPLES` audits are in, the scale is the identity, and the led
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from active_learning.ledger.tables import Calibration
+from active_learning.calibrator import MIN_SAMPLES, Calibrator, QualityError
+from active_learning.ledger.tables import (
+    Calibration,
+    Label,
+    LabelSource,
+    ModelVersion,
+    Prediction,
+    Project,
+    Task,
+)
+from active_learning.living import current_ids
 from active_learning.signals import ClassSignals, Signals, score, signals
-from model.errors import ELNetError
 
-__all__ = ["MIN_SAMPLES", "Calibrator", "ClassSignals", "QualityError", "Signals", "score", "signals"]
-
-MIN_SAMPLES = 20  # audited predictions below which no map is fitted
-
-
-class QualityError(ELNetError):
-    """A calibration that cannot be fitted or read."""
-
-
-@dataclass(frozen=True, slots=True)
-class Calibrator:
-    """A monotone map from score to predicted IoU, both in [0, 1].
-
-    Between its knots it is linear. Above the last knot it stays flat. Below the first it falls in a straight
-    line to (0, 0): audits are drawn from what would be accepted, so nothing is known of low scores, and what
-    is not known must not look good.
-
-    Attributes:
-        kind: "identity", or "isotonic" (regression by pool-adjacent-violators).
-        samples: how many audited predictions it was fitted on, or how many there were when too few.
-        knots: scores, ascending; empty for the identity.
-        values: predicted IoU at the knots, never falling.
-    """
-
-    kind: Literal["identity", "isotonic"] = "identity"
-    samples: int = 0
-    knots: tuple[float, ...] = ()
-    values: tuple[float, ...] = ()
-
-    @classmethod
-    def fit(
-        cls, scores: Sequence[float], ious: Sequence[float], groups: Sequence[Hashable] | None = None
-    ) -> Calibrator:
-        """Fit on audited predictions.
-
-        Args:
-            scores: scores of the predictions that the labels began with, in [0, 1].
-            ious: their IoU against the labels, in [0, 1].
-            groups: the scene of each; the samples of one scene weigh together as one, since siblings say
-                the same thing several times. None: every sample weighs the same.
-
-        Returns:
-            The identity when there are fewer than `MIN_SAMPLES`, else an isotonic map.
-
-        Raises:
-            QualityError: lengths differ or a value is not in [0, 1].
-        """
-        groups = range(len(scores)) if groups is None else groups
-        if not len(scores) == len(ious) == len(groups):
-            raise QualityError(
-                f"{len(scores)} scores, {len(ious)} IoUs and {len(groups)} groups do not pair up"
-            )
-        x, y = np.asarray(scores, dtype=np.float64), np.asarray(ious, dtype=np.float64)
-        if not (_in_unit(x) and _in_unit(y)):
-            raise QualityError("a score or an IoU to calibrate on is not in [0, 1]")
-        if len(x) < MIN_SAMPLES:
-            return cls(samples=len(x))
-        # Imported here because it takes a second, and most commands never fit.
-        from sklearn.isotonic import IsotonicRegression
-
-        sizes = Counter(groups)
-        weights = [1 / sizes[group] for group in groups]
-        fitted = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(x, y, sample_weight=weights)
-        knots, values = fitted.X_thresholds_.tolist(), np.clip(fitted.y_thresholds_, 0, 1).tolist()
-        return cls("isotonic", len(x), tuple(knots), tuple(values))
-
-    def predict(self, scores: ArrayLike) -> NDArray[np.float64]:
-        """Predicted IoU of scores; the same shape, in [0, 1]. What is not finite becomes 0."""
-        x = np.clip(np.nan_to_num(np.asarray(scores, dtype=np.float64), nan=0.0), 0, 1)
-        if self.kind == "identity":
-            return x
-        knots, values = list(self.knots), list(self.values)
-        if knots[0] > 0:
-            knots, values = [0.0, *knots], [0.0, *values]
-        return np.clip(np.interp(x, knots, values), 0, 1)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The parameters as JSON numbers, for `Calibration.parameters`."""
-        return {"knots": list(self.knots), "values": list(self.values)}
-
-    @classmethod
-    def from_dict(cls, kind: str, samples: int, parameters: Mapping[str, Any]) -> Calibrator:
-        """Undo `to_dict`.
-
-        Raises:
-            QualityError: the parameters are no monotone map within [0, 1].
-        """
-        if kind == "identity":
-            return cls(samples=samples)
-        try:
-            x = np.asarray(parameters["knots"], dtype=np.float64)
-            y = np.asarray(parameters["values"], dtype=np.float64)
-        except (KeyError, TypeError, ValueError) as error:
-            raise QualityError(f"the stored calibration cannot be read ({error}); recalibrate") from error
-        monotone = x.shape == y.shape and x.ndim == 1 and x.size and (np.diff(x) >= 0).all()
-        if kind != "isotonic" or not monotone or (np.diff(y) < 0).any() or not (_in_unit(x) and _in_unit(y)):
-            raise QualityError(f"the stored calibration ({kind!r}) is no monotone map in [0, 1]; recalibrate")
-        return cls("isotonic", samples, tuple(x.tolist()), tuple(y.tolist()))
+__all__ = [
+    "MIN_SAMPLES",
+    "Audited",
+    "Calibrator",
+    "ClassSignals",
+    "QualityError",
+    "Signals",
+    "audited",
+    "current_calibrator",
+    "recalibrate",
+    "score",
+    "signals",
+]
 
 
 def current_calibrator(session: Session, version_id: int) -> Calibrator:
     """The newest calibration of a model version; the identity when it has none."""
-    newest = session.scalar(
-        select(Calibration)
-        .where(Calibration.model_version_id == version_id)
-        .order_by(Calibration.id.desc())
-        .limit(1)
-    )
+    newest = _newest(session, version_id)
     if newest is None:
         return Calibrator()
     return Calibrator.from_dict(newest.kind, newest.samples, newest.parameters)
 
 
-def _in_unit(values: NDArray[np.float64]) -> bool:
-    """All finite and in [0, 1]."""
-    return all(math.isfinite(v) and 0 <= v <= 1 for v in values.ravel())
+@dataclass(frozen=True, slots=True)
+class Audited:
+    """One random audit: the score of the prediction that the label began with, and what it was worth."""
+
+    score: float
+    iou: float
+    scene: str
+
+
+def audited(session: Session, project: Project) -> list[Audited]:
+    """The audits that count: of the newest living label by a person, asked for by a random draw.
+
+    Each pairs the prediction that was audited with its IoU against the label, so audits of earlier model
+    versions stay true: none of those predictions came from a model that had seen the label.
+    """
+    rows = session.execute(
+        select(Prediction.score, Label.prefill_iou, Task.scene)
+        .join(Label, Label.prediction_id == Prediction.id)
+        .join(Task, Task.id == Label.task_id)
+        .where(Label.id.in_(current_ids(project.id, (LabelSource.AUDIT,))), Label.prefill_iou.is_not(None))
+        .order_by(Label.id)
+    )
+    return [Audited(score, iou, scene) for score, iou, scene in rows if iou is not None]
+
+
+def recalibrate(session: Session, project: Project, version: ModelVersion) -> Calibration:
+    """Fit the map on the audits, and give the version's predictions their new quality.
+
+    It does not route; `routing.route_stale` finds what changed, and `prefill` and `push` begin with it.
+
+    Args:
+        session: a writing session; the caller commits.
+        project: the project.
+        version: whose predictions are graded; usually the champion.
+
+    Returns:
+        The calibration that counts. Its kind is "identity" as long as there are fewer than `MIN_SAMPLES`
+        audits. Repeated without new audits it is the same row.
+    """
+    samples = audited(session, project)
+    fitted = Calibrator.fit(
+        [s.score for s in samples], [s.iou for s in samples], groups=[s.scene for s in samples]
+    )
+    calibration = _newest(session, version.id)
+    if calibration is None or not _says(calibration, fitted):
+        calibration = Calibration(
+            project_id=project.id,
+            model_version_id=version.id,
+            kind=fitted.kind,
+            samples=fitted.samples,
+            parameters=fitted.to_dict(),
+        )
+        session.add(calibration)
+    _grade(session, project, version, fitted)
+    session.flush()
+    return calibration
+
+
+def _grade(session: Session, project: Project, version: ModelVersion, calibrator: Calibrator) -> None:
+    """Set the quality of a version's predictions, and of their tasks if it is the champion."""
+    rows = session.execute(
+        select(
+            Prediction.id,
+            Prediction.task_id,
+            Prediction.score,
+            Prediction.quality,
+            Prediction.signals["usable"].as_boolean(),
+        ).where(Prediction.model_version_id == version.id)
+    ).all()
+    qualities = calibrator.predict([row.score for row in rows])
+    graded = [
+        (row, 0.0 if row[4] is False else quality)
+        for row, quality in zip(rows, qualities.tolist(), strict=True)
+    ]
+    moved = [{"id": row.id, "quality": quality} for row, quality in graded if quality != row.quality]
+    if moved:
+        session.execute(update(Prediction), moved)
+    if rows and project.champion_id == version.id:
+        tasks = [
+            {"id": row.task_id, "quality": None if row[4] is False else quality} for row, quality in graded
+        ]
+        session.execute(update(Task), tasks)
+    for kept in session:  # the statements above pass by what the session has loaded
+        if isinstance(kept, Prediction | Task):
+            session.expire(kept, ["quality"])
+
+
+def _newest(session: Session, version_id: int) -> Calibration | None:
+    return session.scalar(
+        select(Calibration)
+        .where(Calibration.model_version_id == version_id)
+        .order_by(Calibration.id.desc())
+        .limit(1)
+    )
+
+
+def _says(calibration: Calibration, calibrator: Calibrator) -> bool:
+    return (calibration.kind, calibration.samples, calibration.parameters) == (
+        calibrator.kind,
+        calibrator.samples,
+        calibrator.to_dict(),
+    )

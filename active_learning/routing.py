@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Select, case, func, or_, select, true
 from sqlalchemy.orm import Session
 
+from active_learning.ledger import Ledger
 from active_learning.ledger.tables import Prediction, Project, RouteDecision, Task, TaskStatus
 
 # No human has spoken on these, so the loop may move them. The others are people's, or gone.
@@ -88,9 +89,14 @@ def route_stale(session: Session, project: Project) -> int:
     return _route_where(session, project, _stale(project))
 
 
-def has_stale(session: Session, project: Project) -> bool:
-    """Whether `route_stale` would find something; needs only a reading session."""
-    return session.execute(_standings(project, _stale(project)).limit(1)).first() is not None
+def settle(ledger: Ledger, project_id: int) -> int:
+    """`route_stale` in a transaction of its own, and no writing one when there is nothing to do."""
+    with ledger.session(write=False) as session:
+        project = session.get_one(Project, project_id)
+        if session.execute(_standings(project, _stale(project)).limit(1)).first() is None:
+            return 0
+    with ledger.session() as session:
+        return route_stale(session, session.get_one(Project, project_id))
 
 
 class _Standing(NamedTuple):

@@ -8,8 +8,8 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from active_learning.labels import labels_since
 from active_learning.ledger.tables import Cycle, CycleState, Project, Snapshot
+from active_learning.living import labels_since
 from model.errors import ELNetError
 
 ACTIVE = (CycleState.REQUESTED, CycleState.RUNNING)

@@ -1,0 +1,279 @@
+"""Predictions for the tasks that lack one: image -> masks -> signals -> predicted IoU -> route.
+
+Everything here may be repeated and may be cut off anywhere. What is stored is stored together with its route
+in one transaction; what is not is still lacking and is found again. Images are read and the model is run
+outside of any transaction.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+
+from sqlalchemy import exists, func, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session, joinedload
+
+from active_learning import acquisition, routing
+from active_learning.inference import Made, MaskPredictor, PrefillError, opened, run
+from active_learning.ledger import Ledger, ModelVersion, Prediction, Project, RouteDecision, Task, TaskStatus
+from active_learning.ledger.types import utc_now
+from active_learning.ports import ImageSource
+from active_learning.push import PushReport, push
+from active_learning.quality import current_calibrator
+
+__all__ = ["MaskPredictor", "PrefillError", "PushReport", "predict_tasks", "predict_waiting", "push"]
+
+log = logging.getLogger(__name__)
+
+FIRST_RETRY = timedelta(minutes=1)  # of an image that failed; then 4, 16, 64 minutes ...
+LAST_RETRY = timedelta(days=1)  # ... up to this
+
+
+def predict_waiting(
+    ledger: Ledger,
+    project_id: int,
+    predictor: MaskPredictor | None,
+    images: ImageSource,
+    *,
+    batch: int = 8,
+    limit: int | None = None,
+) -> int:
+    """Predict what no human has labelled and the champion has not seen; route it; order the queue.
+
+    An image that cannot be read or predicted becomes FAILED with the reason, and is tried again later: after
+    a minute, then ever more rarely, and at once by the next champion. The others go on.
+
+    Args:
+        ledger: the ledger.
+        project_id: the project.
+        predictor: the champion's; None before there is a champion.
+        images: where the pixels come from.
+        batch: images that go to the predictor at a time.
+        limit: how many tasks to try at most; None: all.
+
+    Returns:
+        How many predictions were stored.
+
+    Raises:
+        PrefillError: the predictor is not the champion's, or predicts another number of classes.
+        ToolUnavailableError: the images come from a tool that does not answer; what was stored stays.
+    """
+    moved = routing.settle(ledger, project_id)
+    waiting = _lacking(ledger, project_id, utc_now())[:limit]
+    stored = 0
+    try:
+        if waiting:
+            stored = _predict(ledger, project_id, waiting, predictor, images, batch, routing.OPEN)
+    finally:
+        with ledger.session() as session:
+            project = session.get_one(Project, project_id)
+            if moved or stored or _unordered(session, project):
+                acquisition.order(session, project)
+    return stored
+
+
+def predict_tasks(
+    ledger: Ledger,
+    project_id: int,
+    predictor: MaskPredictor | None,
+    images: ImageSource,
+    task_ids: Iterable[int],
+    *,
+    batch: int = 8,
+) -> dict[int, Prediction]:
+    """The champion's predictions of given tasks: what the ledger holds, and the rest computed now.
+
+    Args:
+        ledger: the ledger.
+        project_id: the project.
+        predictor: the champion's; None: only what the ledger holds.
+        images: where the pixels come from.
+        task_ids: ids of the ledger, not of the tool. Labelled tasks are predicted too, but never routed.
+        batch: images that go to the predictor at a time.
+
+    Returns:
+        Task id -> prediction, detached, with its `model_version` loaded. A task whose image cannot be had,
+        and every task before there is a champion, is absent.
+
+    Raises:
+        PrefillError, ToolUnavailableError: as for `predict_waiting`.
+    """
+    wanted = list(dict.fromkeys(task_ids))
+    held = _held(ledger, project_id, wanted)
+    lacking = [task_id for task_id in wanted if task_id not in held]
+    if predictor is None or not lacking:
+        return held
+    places = tuple(set(TaskStatus) - {TaskStatus.GONE})
+    if _predict(ledger, project_id, lacking, predictor, images, batch, places):
+        held = _held(ledger, project_id, wanted)
+    return held
+
+
+def _lacking(ledger: Ledger, project_id: int, now: datetime) -> list[int]:
+    """Open tasks without a prediction of the champion: the head of the queue first, failed ones last."""
+    with ledger.session(write=False) as session:
+        champion = session.get_one(Project, project_id).champion
+        if champion is None:
+            return []
+        rows = session.execute(
+            select(Task.id, Task.status)
+            .where(
+                Task.project_id == project_id,
+                Task.status.in_(routing.OPEN),
+                ~exists().where(Prediction.task_id == Task.id, Prediction.model_version_id == champion.id),
+            )
+            .order_by(Task.status == TaskStatus.FAILED, Task.priority.desc().nulls_last(), Task.id)
+        ).all()
+        resting = _resting(session, project_id, champion, now)
+    return [task_id for task_id, _ in rows if task_id not in resting]
+
+
+def _resting(session: Session, project_id: int, champion: ModelVersion, now: datetime) -> set[int]:
+    """Tasks that failed under this champion, and whose next try is still to come."""
+    failures = session.execute(
+        select(RouteDecision.task_id, func.count(), func.max(RouteDecision.at))
+        .join(Task, Task.id == RouteDecision.task_id)
+        .where(
+            Task.project_id == project_id,
+            Task.status == TaskStatus.FAILED,
+            RouteDecision.status == TaskStatus.FAILED,
+            RouteDecision.at >= (champion.promoted_at or champion.created_at),
+        )
+        .group_by(RouteDecision.task_id)
+    )
+    return {
+        task_id
+        for task_id, count, last in failures
+        if now < last + min(LAST_RETRY, FIRST_RETRY * 4 ** min(count - 1, 8))
+    }
+
+
+def _predict(
+    ledger: Ledger,
+    project_id: int,
+    task_ids: Sequence[int],
+    predictor: MaskPredictor | None,
+    images: ImageSource,
+    batch: int,
+    places: Sequence[TaskStatus],
+) -> int:
+    """Predict tasks that are in one of `places`, batch by batch; returns how many predictions were stored."""
+    with ledger.session(write=False) as session:
+        project = session.get_one(Project, project_id)
+        champion, classes = project.champion, len(project.classes)
+    if champion is None:
+        return 0
+    if predictor is None or predictor.version != champion.name:
+        loaded = "none" if predictor is None else repr(predictor.version)
+        raise PrefillError(
+            f"project {project.name!r} is served by {champion.name!r}, but the loaded predictor is {loaded}; "
+            "load the champion's checkpoint"
+        )
+    stored = 0
+    for start in range(0, len(task_ids), batch):
+        uris = _uris(ledger, task_ids[start : start + batch], champion.id, places)
+        for group in opened(images, uris):
+            made = run(predictor, group, classes)
+            count = _store(ledger, project_id, champion.id, made)
+            if count is None:
+                log.info("project %d has another champion now; the rest is for that one", project_id)
+                return stored
+            stored += count
+    return stored
+
+
+def _uris(
+    ledger: Ledger, task_ids: Sequence[int], champion_id: int, places: Sequence[TaskStatus]
+) -> dict[int, str]:
+    """Task id -> image, of those that still need a prediction; others may have been quicker."""
+    with ledger.session(write=False) as session:
+        rows = session.execute(
+            select(Task.id, Task.image_uri).where(
+                Task.id.in_(task_ids),
+                Task.status.in_(places),
+                ~exists().where(Prediction.task_id == Task.id, Prediction.model_version_id == champion_id),
+            )
+        ).all()
+    found = {row.id: row.image_uri for row in rows}
+    return {task_id: found[task_id] for task_id in task_ids if task_id in found}
+
+
+def _store(ledger: Ledger, project_id: int, champion_id: int, made: list[Made]) -> int | None:
+    """Store what was made, and route it, in one transaction.
+
+    Returns:
+        How many predictions are new; None, with nothing stored, if another champion serves by now.
+    """
+    stored = 0
+    with ledger.session() as session:
+        project = session.get_one(Project, project_id, with_for_update={"read": True})
+        if project.champion_id != champion_id:
+            return None
+        calibrator = current_calibrator(session, champion_id)
+        tasks = []
+        for one in sorted(made, key=lambda m: m.task_id):
+            task = session.get_one(Task, one.task_id, with_for_update=True)
+            if one.row is None:
+                _fail(session, task, one.failure or "")
+                continue
+            quality = float(calibrator.predict(one.row["score"])) if one.row["signals"]["usable"] else 0.0
+            row = Prediction(task_id=task.id, model_version_id=champion_id, quality=quality, **one.row)
+            stored += _insert(session, row)
+            for name, value in (one.image or {}).items():
+                if value is not None and getattr(task, name) is None:
+                    setattr(task, name, value)
+            tasks.append(task)
+        session.flush()
+        routing.route(session, project, tasks)
+    return stored
+
+
+def _insert(session: Session, row: Prediction) -> bool:
+    """Store a prediction unless another process was quicker: the first one stays."""
+    task_id, version_id = row.task_id, row.model_version_id
+    try:
+        with session.begin_nested():
+            session.add(row)
+    except IntegrityError:
+        first = exists().where(Prediction.task_id == task_id, Prediction.model_version_id == version_id)
+        if not session.scalar(select(first)):
+            raise
+        return False
+    return True
+
+
+def _fail(session: Session, task: Task, reason: str) -> None:
+    """Hand a task that cannot be predicted to a human; what people have labelled stays theirs."""
+    if task.status not in routing.OPEN:
+        return
+    task.status, task.failure, task.quality = TaskStatus.FAILED, reason, None
+    session.add(RouteDecision(task_id=task.id, status=TaskStatus.FAILED, reason=reason))
+
+
+def _unordered(session: Session, project: Project) -> bool:
+    """Whether a task waits for a human without a place in the queue."""
+    lost = exists().where(
+        Task.project_id == project.id,
+        Task.status.in_((TaskStatus.REVIEW, TaskStatus.AUDIT)),
+        Task.priority.is_(None),
+    )
+    return bool(session.scalar(select(lost)))
+
+
+def _held(ledger: Ledger, project_id: int, task_ids: Sequence[int]) -> dict[int, Prediction]:
+    """The champion's predictions that the ledger holds."""
+    with ledger.session(write=False) as session:
+        found = session.scalars(
+            select(Prediction)
+            .join(Task, Task.id == Prediction.task_id)
+            .join(Project, Project.id == Task.project_id)
+            .where(
+                Project.id == project_id,
+                Prediction.model_version_id == Project.champion_id,
+                Prediction.task_id.in_(task_ids),
+            )
+            .options(joinedload(Prediction.model_version))
+        )
+        return {prediction.task_id: prediction for prediction in found}

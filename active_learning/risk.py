@@ -1,0 +1,202 @@
+"""What a threshold costs: the risk-coverage table, and a what-if on the current predictions.
+
+The risk is read off the random audits only, see `active_learning.quality.audited`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from active_learning.ledger.tables import Prediction, Project, Task, TaskStatus
+from active_learning.quality import audited, current_calibrator
+from active_learning.routing import OPEN, audit_draw, decide
+from model.errors import ELNetError
+
+ACCEPTABLE_IOU = 0.8  # an accepted mask below it counts as a failure
+CONFIDENCE = 0.95
+
+
+class ThresholdError(ELNetError):
+    """A threshold that cannot be set, or a risk that cannot be computed."""
+
+
+def check(threshold: float | None) -> None:
+    """Refuse what is no threshold.
+
+    Raises:
+        ThresholdError: neither None nor a number in [0, 1].
+    """
+    if threshold is not None and not 0 <= threshold <= 1:  # true for NaN too
+        raise ThresholdError(f"a threshold is a predicted IoU between 0 and 1, or none; not {threshold}")
+
+
+@dataclass(frozen=True, slots=True)
+class RiskPoint:
+    """What accepting from a threshold on means on a sample.
+
+    Attributes:
+        threshold: accept from this quality on.
+        coverage: share that is accepted, in (0, 1].
+        accepted: how many that are.
+        risk: mean of 1 - IoU over them (the selective risk).
+        failures: how many of them have an IoU below the acceptable one.
+    """
+
+    threshold: float
+    coverage: float
+    accepted: int
+    risk: float
+    failures: int
+
+
+def risk_coverage(
+    qualities: Sequence[float], ious: Sequence[float], acceptable_iou: float = ACCEPTABLE_IOU
+) -> list[RiskPoint]:
+    """The risk-coverage table of a sample, from the strictest threshold to the loosest.
+
+    Args:
+        qualities: predicted IoU, in [0, 1].
+        ious: true IoU of the same masks, in [0, 1].
+        acceptable_iou: below it a mask is a failure.
+
+    Returns:
+        One point per distinct quality, since equal ones can only be accepted together.
+
+    Raises:
+        ThresholdError: the lengths differ, or a value is not in [0, 1].
+    """
+    quality, iou = np.asarray(qualities, dtype=np.float64), np.asarray(ious, dtype=np.float64)
+    if quality.shape != iou.shape:
+        raise ThresholdError(f"{len(quality)} qualities and {len(iou)} IoUs do not pair up")
+    if not all(((v >= 0) & (v <= 1)).all() for v in (quality, iou)):  # false for NaN too
+        raise ThresholdError("a quality or an IoU is not in [0, 1]")
+    rank = np.argsort(-quality, kind="stable")
+    quality, iou = quality[rank], iou[rank]
+    lost, failed = np.cumsum(1 - iou), np.cumsum(iou < acceptable_iou)
+    ends = [i for i in range(len(quality)) if i + 1 == len(quality) or quality[i + 1] != quality[i]]
+    return [
+        RiskPoint(float(quality[i]), (i + 1) / len(quality), i + 1, float(lost[i] / (i + 1)), int(failed[i]))
+        for i in ends
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class WhatIf:
+    """What a threshold would do to the current predictions, and what the audits say of it.
+
+    Attributes:
+        threshold: None: nothing is accepted.
+        accepted: masks that no human would see.
+        audit: masks that reach it and are drawn for the audit.
+        review: masks below it.
+        waiting: tasks that the champion has not predicted, and failed ones.
+        audited: audited masks that reach it.
+        failures: those of them whose IoU with the label is below the acceptable one.
+        realised_risk: failures / audited; None without any.
+        risk_bound: upper Clopper-Pearson bound of the risk; 1 without any.
+        warning: what keeps the audits from answering; None if nothing does.
+    """
+
+    threshold: float | None
+    accepted: int
+    audit: int
+    review: int
+    waiting: int
+    audited: int
+    failures: int
+    realised_risk: float | None
+    risk_bound: float
+    warning: str | None
+
+
+def what_if(
+    session: Session,
+    project: Project,
+    threshold: float | None,
+    acceptable_iou: float = ACCEPTABLE_IOU,
+    confidence: float = CONFIDENCE,
+) -> WhatIf:
+    """Try a threshold without setting it.
+
+    The audits are graded by the current calibration, which was fitted on them, and they are counted as
+    independent of each other, siblings of one scene included: read the bound as a guide, not as a guarantee.
+
+    Args:
+        session: a session on the ledger.
+        project: the project.
+        threshold: the one to try.
+        acceptable_iou: an accepted mask with a lower IoU is a failure.
+        confidence: of the bound, in (0, 1).
+
+    Raises:
+        ThresholdError: the threshold is not in [0, 1].
+    """
+    check(threshold)
+    routes = _routes(session, project, threshold)
+    samples = audited(session, project)
+    calibrator = current_calibrator(session, project.champion_id) if project.champion_id else None
+    scores = [s.score for s in samples]
+    qualities = scores if calibrator is None else calibrator.predict(scores).tolist()
+    floor = math.inf if threshold is None else threshold
+    reached = [s.iou for s, quality in zip(samples, qualities, strict=True) if quality >= floor]
+    failures = sum(iou < acceptable_iou for iou in reached)
+    return WhatIf(
+        threshold=threshold,
+        accepted=routes.count(TaskStatus.ACCEPTED),
+        audit=routes.count(TaskStatus.AUDIT),
+        review=routes.count(TaskStatus.REVIEW),
+        waiting=routes.count(TaskStatus.WAITING),
+        audited=len(reached),
+        failures=failures,
+        realised_risk=failures / len(reached) if reached else None,
+        risk_bound=risk_bound(failures, len(reached), confidence),
+        warning=_warning(threshold, qualities, len(reached)),
+    )
+
+
+def risk_bound(failures: int, samples: int, confidence: float = CONFIDENCE) -> float:
+    """Upper end of the one-sided Clopper-Pearson interval of a binomial share; 1 without samples."""
+    if failures >= samples:
+        return 1.0
+    # Imported here because it takes a second, which every command would pay.
+    from scipy.stats import beta
+
+    return float(beta.ppf(confidence, failures + 1, samples - failures))
+
+
+def _routes(session: Session, project: Project, threshold: float | None) -> list[TaskStatus]:
+    """Where each open task would go; WAITING stands for those without a prediction by the champion."""
+    version = project.champion.name if project.champion else ""
+    by_champion = (Prediction.task_id == Task.id) & (Prediction.model_version_id == project.champion_id)
+    rows = session.execute(
+        select(Task.id, Prediction.id, Prediction.quality, Prediction.signals["usable"].as_boolean())
+        .outerjoin(Prediction, by_champion)
+        .where(Task.project_id == project.id, Task.status.in_(OPEN))
+    )
+    return [
+        TaskStatus.WAITING
+        if prediction_id is None
+        else decide(
+            None if usable is False else quality, threshold, project.audit_share, audit_draw(task_id, version)
+        )[0]
+        for task_id, prediction_id, quality, usable in rows
+    ]
+
+
+def _warning(threshold: float | None, qualities: Sequence[float], reached: int) -> str | None:
+    if threshold is None:
+        return None
+    if not reached:
+        return "no audited mask reaches this threshold, so its risk is unknown"
+    lowest = min(qualities)
+    if threshold < lowest:
+        return (
+            f"no mask with a predicted IoU below {lowest:.3f} was ever audited, so the risk there is unknown"
+        )
+    return None
