@@ -1,0 +1,110 @@
+"""SAM2-ELNet: image -> masks, their edges, and an embedding. Read `SAM2ELNet.forward` first.
+
+Source: arXiv 2503.12404, as far as its text is public: a frozen SAM 2 Hiera trunk with an adapter before each
+multi-scale block, and edge attention in the decoder's upsampling. Receptive-field blocks, the decoder's shape
+and deep supervision follow its nearest public relative, SAM2-UNet (arXiv 2408.08870).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.blocks import DecoderStage, ReceptiveFieldBlock
+from model.hiera import AdaptedTrunk, TrunkSpec
+
+
+class ELNetOutput(NamedTuple):
+    """What the network says of B images and N classes; the sigmoid of a logit is a class's own probability.
+
+    Attributes:
+        mask: (B, N, H, W) logits of N independent binary maps.
+        edge: (B, N, H, W) logits of the masks' boundaries.
+        sides: (B, N, H, W) mask logits of stride 16 and 8, for deep supervision; empty in eval mode.
+        edge_sides: the same for boundaries.
+        embedding: (B, C) mean of the trunk's last features.
+    """
+
+    mask: Tensor
+    edge: Tensor
+    sides: list[Tensor]
+    edge_sides: list[Tensor]
+    embedding: Tensor
+
+
+class SAM2ELNet(nn.Module):
+    """The network. Only adapters, receptive-field blocks, decoder and heads are trained.
+
+    Args:
+        trunk: a Hiera as `model.hiera.build_trunk` makes it; it is shared, not copied.
+        spec: the trunk's shape.
+        classes: N, the number of binary maps.
+        placement: where adapters stand; "before" each multi-scale block.
+        adapter_dim: the adapters' bottleneck.
+        width: channels of the decoder, a multiple of 8.
+    """
+
+    def __init__(
+        self,
+        trunk: nn.Module,
+        spec: TrunkSpec,
+        classes: int,
+        *,
+        placement: str = "before",
+        adapter_dim: int = 32,
+        width: int = 64,
+    ):
+        super().__init__()
+        self.architecture: dict[str, Any] = {
+            "placement": placement,
+            "adapter_dim": adapter_dim,
+            "width": width,
+        }
+        self.encoder = AdaptedTrunk(trunk, spec, placement=placement, adapter_dim=adapter_dim)
+        self.receptive = nn.ModuleList(ReceptiveFieldBlock(c, width) for c in spec.channels)
+        self.decoder = nn.ModuleList(DecoderStage(width, classes) for _ in range(3))
+        self.heads = nn.ModuleList(nn.Conv2d(width, classes, 1) for _ in range(3))
+
+    def forward(self, x: Tensor) -> ELNetOutput:
+        """Segment images.
+
+        Args:
+            x: (B, 3, H, W) image, normalised by the card's mean and standard deviation; H, W multiples of 32.
+        """
+        size = x.shape[-2:]
+        stages = self.encoder(x)  # 4 x (B, C_i, H/s, W/s), s = 4, 8, 16, 32
+        embedding = stages[-1].mean(dim=(2, 3))  # (B, C_3)
+        blocks = zip(self.receptive, stages, strict=True)
+        y, *skips = reversed([block(f) for block, f in blocks])  # (B, width, H/s, W/s), s = 32; 16, 8, 4
+
+        masks, edges = [], []
+        for stage, head, skip in zip(self.decoder, self.heads, skips, strict=True):
+            y, edge = stage(y, skip)  # (B, width, H/s, W/s), (B, N, H/s, W/s), s = 16, 8, 4
+            masks.append(head(y))  # (B, N, H/s, W/s)
+            edges.append(edge)
+        if not self.training:  # the coarser maps serve the losses only
+            masks, edges = masks[-1:], edges[-1:]
+        *sides, mask = [_resize(m, size) for m in masks]  # (B, N, H, W)
+        *edge_sides, edge = [_resize(e, size) for e in edges]  # (B, N, H, W)
+        return ELNetOutput(mask, edge, sides, edge_sides, embedding.float())
+
+    def trainable_state(self) -> dict[str, Tensor]:
+        """What a checkpoint holds: every tensor but the trunk's."""
+        return {k: v for k, v in self.state_dict().items() if not k.startswith("encoder.trunk.")}
+
+    def load_trainable_state(self, state: dict[str, Tensor]) -> None:
+        """Load what `trainable_state` gave.
+
+        Raises:
+            RuntimeError: names or shapes are those of another network.
+        """
+        trunk = {k: v for k, v in self.state_dict().items() if k.startswith("encoder.trunk.")}
+        self.load_state_dict(trunk | state)
+
+
+def _resize(logits: Tensor, size: torch.Size) -> Tensor:
+    # float32: at bfloat16's 8 bits, interpolated logits come in visible steps
+    return F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)
