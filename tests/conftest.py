@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import create_engine, text
+
+from active_learning.ledger import Ledger
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +26,68 @@ def data_folder() -> Path:
     if not (folder / "sar_oil").is_dir():
         pytest.skip(f"no real imagery at {folder}: name its folder by ELNET_DATA")
     return folder
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    """An empty ledger in a SQLite file."""
+    with Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}") as ledger:
+        ledger.upgrade()
+        yield ledger
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[str]:
+    """The URL of a throw-away PostgreSQL server, without a database; skips where its binaries are absent."""
+    binaries = _postgresql_binaries()
+    as_owner = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []  # initdb refuses root
+    with tempfile.TemporaryDirectory(prefix="elnet-postgresql-", ignore_cleanup_errors=True) as folder:
+        if as_owner:
+            owner = pwd.getpwnam("postgres")
+            os.chown(folder, owner.pw_uid, owner.pw_gid)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+
+        def run(program: str, *arguments: str) -> None:
+            command = [*as_owner, str(binaries / program), "-D", f"{folder}/data", *arguments]
+            log = Path(folder, "log")
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+            assert done.returncode == 0, (
+                f"{done.stdout}{done.stderr}{log.read_text() if log.exists() else ''}"
+            )
+
+        run("initdb", "-U", "elnet", "--auth=trust", "--no-sync")
+        options = f"-p {port} -h 127.0.0.1 -k {folder} -c fsync=off"
+        run("pg_ctl", "-w", "-l", f"{folder}/log", "-o", options, "start")
+        try:
+            yield f"postgresql://elnet@127.0.0.1:{port}"
+        finally:
+            run("pg_ctl", "-m", "immediate", "-w", "stop")
+
+
+@pytest.fixture
+def postgresql_url(postgresql_server: str) -> str:
+    """The URL of a new, empty PostgreSQL database."""
+    name = f"test_{uuid.uuid4().hex}"
+    engine = create_engine(f"{postgresql_server}/postgres".replace("postgresql:", "postgresql+psycopg:"))
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    engine.dispose()
+    return f"{postgresql_server}/{name}"
+
+
+def _postgresql_binaries() -> Path:
+    """The folder of initdb and pg_ctl."""
+    pytest.importorskip("psycopg", reason="no PostgreSQL driver: pip install 'elnet-loop[postgresql]'")
+    found = shutil.which("initdb")
+    folders = [Path(found).parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    if not folders or not (folders[-1] / "initdb").exists():
+        pytest.skip("no PostgreSQL server here: install the package `postgresql`")
+    if os.geteuid() == 0 and not (shutil.which("runuser") and _is_user("postgres")):
+        pytest.skip("PostgreSQL refuses to run as root, and there is no user `postgres` to run it as")
+    return folders[-1]
+
+
+def _is_user(name: str) -> bool:
+    return any(entry.pw_name == name for entry in pwd.getpwall())
