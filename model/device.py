@@ -1,0 +1,50 @@
+"""Where tensors live, and at which precision they are computed."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from model.errors import ELNetError
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+class DeviceError(ELNetError):
+    """A device that this machine does not have."""
+
+
+def pick_device(name: str) -> torch.device:
+    """Turn "auto", "cpu", "cuda" or "cuda:1" into a device; "auto" takes the first GPU, or else the CPU.
+
+    Raises:
+        DeviceError: unknown name, or no such GPU.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise DeviceError(f"unknown device {name!r}; choose one of auto, cpu, cuda")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise DeviceError(f"device {name!r} is not here: torch sees {count} GPUs; take --device cpu")
+    return device
+
+
+def autocast(device: torch.device, precision: Precision = "auto") -> torch.autocast:
+    """The context to run the network in: bfloat16 or float32."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=wants_bfloat16(device, precision))
+
+
+def wants_bfloat16(device: torch.device, precision: Precision) -> bool:
+    """Whether to compute in bfloat16: as told, and by "auto" on GPUs that have it in hardware.
+
+    float16 is not offered: its range is short, so gradients would need loss scaling.
+    """
+    if precision == "auto":
+        return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return precision == "bf16"

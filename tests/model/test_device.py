@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from model.device import DeviceError, Precision, autocast, pick_device, wants_bfloat16
+
+
+def test_auto_is_a_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert pick_device("auto") == torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert pick_device("auto") == torch.device("cpu")
+
+
+def test_a_gpu_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert pick_device("cuda:1") == torch.device("cuda", 1)
+    with pytest.raises(DeviceError, match=r"'cuda:2' is not here.*sees 2 GPUs"):
+        pick_device("cuda:2")
+
+
+def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(DeviceError, match="--device cpu"):
+        pick_device("cuda")
+
+
+@pytest.mark.parametrize("name", ["gpu", "", "meta", "cuda:x"])
+def test_other_names(name: str) -> None:
+    with pytest.raises(DeviceError, match="choose one of auto, cpu, cuda"):
+        pick_device(name)
+
+
+@pytest.mark.parametrize(
+    ("precision", "expected"), [("auto", torch.float32), ("fp32", torch.float32), ("bf16", torch.bfloat16)]
+)
+def test_precision_on_the_cpu(precision: Precision, expected: torch.dtype) -> None:
+    x = torch.ones(2, 2)
+    with autocast(torch.device("cpu"), precision):
+        assert (x @ x).dtype == expected
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_bfloat16_where_a_gpu_has_it(able: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: able)
+    assert wants_bfloat16(torch.device("cuda"), "auto") is able
+    assert not wants_bfloat16(torch.device("cuda"), "fp32")
