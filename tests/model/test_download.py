@@ -75,6 +75,15 @@ def test_a_leftover_that_is_already_whole_or_too_long(server: Any, target: Path,
     assert target.read_bytes() == CONTENT
 
 
+def test_a_whole_file_is_not_fetched_again_and_a_damaged_one_is(server: Any, target: Path) -> None:
+    download(f"{server.url}/file", target, SHA256)
+    download(f"{server.url}/file", target, SHA256)
+    assert len(server.asked) == 1
+    target.write_bytes(CONTENT[1:])
+    download(f"{server.url}/file", target, SHA256)
+    assert target.read_bytes() == CONTENT
+
+
 def test_a_wrong_checksum_is_refused_and_nothing_stays(server: Any, target: Path) -> None:
     with pytest.raises(ChecksumError, match=r"expected 000.*refused and removed"):
         download(f"{server.url}/file", target, "0" * 64)

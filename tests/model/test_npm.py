@@ -58,6 +58,16 @@ def test_the_client_packs_into_its_own_folder(
     assert seen[-1][1:] == (npm.BYTES, npm.BYTES)
 
 
+def test_a_package_that_is_there_is_used(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_client(tmp_path / "bin", "exit 1", monkeypatch)
+    npm.fetch(package)
+    package.write_bytes(b"damaged")
+    with pytest.raises(NpmError):
+        npm.fetch(package)
+
+
 def test_a_client_without_a_network_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answer = '{"error": {"code": "ECONNREFUSED", "summary": "request failed\\\\nsecond line"}}'
     fake_client(tmp_path / "bin", f"echo '{answer}'; exit 1", monkeypatch)
