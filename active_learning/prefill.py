@@ -16,14 +16,14 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, joinedload
 
 from active_learning import acquisition, routing
-from active_learning.inference import Made, MaskPredictor, PrefillError, opened, run
+from active_learning.inference import CUT, Made, MaskPredictor, PrefillError, opened, run
 from active_learning.ledger import Ledger, ModelVersion, Prediction, Project, RouteDecision, Task, TaskStatus
 from active_learning.ledger.types import utc_now
 from active_learning.ports import ImageSource
 from active_learning.push import PushReport, push
 from active_learning.quality import current_calibrator
 
-__all__ = ["MaskPredictor", "PrefillError", "PushReport", "predict_tasks", "predict_waiting", "push"]
+__all__ = ["CUT", "MaskPredictor", "PrefillError", "PushReport", "predict_tasks", "predict_waiting", "push"]
 
 log = logging.getLogger(__name__)
 
