@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from active_learning import routing
+from active_learning.ledger import Prediction, Project
+from active_learning.risk import ThresholdError, risk_bound, risk_coverage, what_if
+
+UNIT = st.floats(0, 1)
+SIDE = 32
+
+
+def test_the_table_by_hand():
+    table = risk_coverage([0.9, 0.7, 0.9, 0.5], [1.0, 0.5, 0.8, 0.1], acceptable_iou=0.75)
+    assert [(p.threshold, p.coverage, p.accepted, p.failures) for p in table] == [
+        (0.9, 0.5, 2, 0),
+        (0.7, 0.75, 3, 1),
+        (0.5, 1.0, 4, 2),
+    ]
+    assert [p.risk for p in table] == pytest.approx([0.1, 0.7 / 3, 1.6 / 4])
+
+
+@given(st.lists(st.tuples(UNIT, UNIT), max_size=40))
+def test_each_point_of_the_table_is_what_accepting_from_there_on_gives(pairs):
+    qualities, ious = [q for q, _ in pairs], [i for _, i in pairs]
+    table = risk_coverage(qualities, ious)
+    assert [p.threshold for p in table] == sorted(set(qualities), reverse=True)
+    for point in table:
+        taken = [1 - i for q, i in pairs if q >= point.threshold]
+        assert point.accepted == len(taken)
+        assert point.risk == pytest.approx(np.mean(taken))
+
+
+@pytest.mark.parametrize(
+    ("qualities", "ious"), [([0.5], []), ([1.5], [0.5]), ([0.5], [-0.1]), ([float("nan")], [0.5])]
+)
+def test_what_is_no_sample_is_refused(qualities, ious):
+    with pytest.raises(ThresholdError):
+        risk_coverage(qualities, ious)
+
+
+def test_the_bound_is_clopper_and_pearsons():
+    # "with 0 failures a 95 % bound of 5 % needs about 59 samples": 0.95^59 = 0.0485
+    assert risk_bound(0, 59) <= 0.05 < risk_bound(0, 58)
+    assert risk_bound(0, 1) == pytest.approx(0.95)
+    assert risk_bound(0, 0) == risk_bound(3, 3) == 1
+    # one failure in ten: the share for which one failure or none has a chance of 5 %
+    p = risk_bound(1, 10)
+    assert (1 - p) ** 10 + 10 * p * (1 - p) ** 9 == pytest.approx(0.05)
+
+
+def predict(loop: Any, version: int, qualities: list[float], usable: bool = True) -> list[int]:
+    ids = loop.add(*["x"] * len(qualities))
+    masks = np.zeros((1, SIDE, SIDE), np.bool_)
+    masks[:, :16, :16] = True
+    with loop.ledger.session() as session:
+        for task_id, quality in zip(ids, qualities, strict=True):
+            session.add(
+                Prediction(
+                    task_id=task_id,
+                    model_version_id=version,
+                    masks=masks,
+                    score=quality,
+                    quality=quality,
+                    signals={"usable": usable, "classes": []},
+                )
+            )
+        session.flush()
+        routing.route(session, session.get_one(Project, loop.project_id))
+    return ids
+
+
+def ask(loop: Any, threshold: float | None) -> Any:
+    with loop.ledger.session(write=False) as session:
+        return what_if(session, session.get_one(Project, loop.project_id), threshold)
+
+
+def test_what_if_counts_the_current_predictions_and_sets_nothing(loop):
+    version = loop.promote()
+    predict(loop, version, [0.95, 0.85, 0.75])
+    predict(loop, version, [0.0], usable=False)
+    loop.add("not predicted yet")
+    asked = ask(loop, 0.8)
+    assert (asked.accepted, asked.audit, asked.review, asked.waiting) == (2, 0, 2, 1)
+    assert (asked.audited, asked.realised_risk, asked.risk_bound) == (0, None, 1)
+    assert "unknown" in asked.warning
+    assert loop.project().accept_threshold == 0.9
+    assert ask(loop, None).accepted == 0
+    assert ask(loop, 0.0).accepted == 3  # never the unusable one
+
+
+def test_what_if_draws_the_audit_as_routing_would(loop):
+    version = loop.promote()
+    loop.configure(audit_share=0.3)
+    ids = predict(loop, version, [0.95] * 40)
+    asked = ask(loop, 0.9)
+    assert asked.audit == sum(loop.task(i).status == "audit" for i in ids) > 0
+    assert asked.accepted + asked.audit == 40
+
+
+def test_what_if_reads_the_risk_off_the_audits(loop):
+    version = loop.promote()
+    loop.configure(audit_share=1.0, accept_threshold=0.6)
+    good, bad = predict(loop, version, [0.95] * 3), predict(loop, version, [0.65])
+    right = loop.predictions(good[0])[0].masks
+    for task in good:
+        loop.label(task, right)
+    loop.label(bad[0], ~right)
+    strict, loose = ask(loop, 0.9), ask(loop, 0.6)
+    assert (strict.audited, strict.failures, strict.realised_risk) == (3, 0, 0)
+    assert strict.warning is None
+    assert (loose.audited, loose.failures, loose.realised_risk) == (4, 1, 0.25)
+    assert loose.risk_bound == pytest.approx(risk_bound(1, 4))
+    assert "0.650" in ask(loop, 0.3).warning
+
+
+def test_what_if_refuses_what_is_no_threshold(loop):
+    with pytest.raises(ThresholdError):
+        ask(loop, 1.2)
