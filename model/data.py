@@ -1,0 +1,194 @@
+"""Pairs of images and masks -> crops to train on, the same again for the same seed, epoch and index."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from model.pairs import DataError, Pair, find_pairs, read_pair
+from model.raster import MAX_PIXELS
+from model.scenes import scene_of, split_by_scene
+from model.tiles import Window, extract, windows
+
+__all__ = [
+    "DataError",
+    "Pair",
+    "Sample",
+    "SegmentationData",
+    "find_pairs",
+    "read_pair",
+    "scene_of",
+    "split_by_scene",
+]
+
+MEAN: Final = (0.485, 0.456, 0.406)  # ImageNet's, of pixels in [0, 1]
+STD: Final = (0.229, 0.224, 0.225)
+CACHE_BYTES = 2 * 2**30
+_GAIN = 0.15  # augmentation: pixels x (1 +- gain) +- offset, of a range of 1
+_OFFSET = 0.08
+_TRIES = 8
+
+
+class Sample(NamedTuple):
+    """A crop, or a batch of them with a leading B.
+
+    Attributes:
+        image: (3, S, S) float32, normalised.
+        masks: (N, S, S) float32, 0 or 1.
+        valid: (S, S) bool: where the loss may look. False at nodata and in what was padded.
+        weight: () float32, of the pair.
+    """
+
+    image: Tensor
+    masks: Tensor
+    valid: Tensor
+    weight: Tensor
+
+
+class _Decoded(NamedTuple):
+    pixels: NDArray[np.uint8]  # (H, W, 3), or (H, W, 1) for grey: a third of the memory
+    masks: NDArray[np.bool_]  # (H, W, N)
+    valid: NDArray[np.bool_]  # (H, W)
+
+
+class SegmentationData(Dataset[Sample]):
+    """Square crops of `size` px; an image gives as many as cover it.
+
+    Every pair is read once at the start, so that a broken file is named before training begins; what fits
+    into `cache_bytes` stays decoded in memory, shared with forked workers. With augmentation a crop lies
+    anywhere, is turned and mirrored (eight symmetries) and gets a mild gain and offset; without, the crops
+    are the windows that cover the image. An image smaller than `size` is padded by reflection, and not valid
+    there.
+
+    Args:
+        pairs: of one set of classes.
+        size: side of a crop, px.
+        augment: see above.
+        seed: of the augmentation.
+        cache_bytes: of decoded images.
+        max_pixels: of an image.
+
+    Raises:
+        DataError: a pair cannot be read, or has no valid pixel.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        size: int,
+        *,
+        augment: bool = True,
+        seed: int = 0,
+        cache_bytes: int = CACHE_BYTES,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
+        if not pairs:
+            raise DataError("no image to train on; label some first")
+        self.pairs = list(pairs)
+        self.size = size
+        self._augment = augment
+        self._seed = seed
+        self._max_pixels = max_pixels
+        # In shared memory, so that persistent workers see it change.
+        self._epoch: Tensor = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+        self._mean, self._std = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, STD))
+        self._cache: dict[int, _Decoded] = {}
+        self._crops: list[tuple[int, Window]] = []
+        self._read_all(cache_bytes)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw other crops from the next iteration on; also reaches workers that are already running."""
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self._crops)
+
+    def __getitem__(self, index: int) -> Sample:
+        number, window = self._crops[index]
+        decoded = self._decoded(number)
+        random = np.random.default_rng([self._seed, int(self._epoch), index]) if self._augment else None
+        if random is not None:
+            window = _draw_window(decoded.valid, window, random)
+        pixels = extract(decoded.pixels, window, self.size)
+        masks = extract(decoded.masks, window, self.size)
+        valid: NDArray[np.bool_] = np.zeros((self.size, self.size), np.bool_)
+        valid[: window.height, : window.width] = _inside(decoded.valid, window)
+        gain, offset = 1.0, 0.0
+        if random is not None:
+            turns, mirror = int(random.integers(4)), bool(random.integers(2))
+            pixels, masks, valid = (_turn(a, turns, mirror) for a in (pixels, masks, valid))
+            gain += float(random.uniform(-_GAIN, _GAIN))
+            offset += float(random.uniform(-_OFFSET, _OFFSET))
+        image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float() / 255
+        if random is not None:
+            image = (image * gain + offset).clamp_(0, 1)
+        return Sample(
+            (image - self._mean) / self._std,
+            torch.from_numpy(np.ascontiguousarray(masks.transpose(2, 0, 1))).float(),
+            torch.from_numpy(np.ascontiguousarray(valid)),
+            torch.tensor(self.pairs[number].weight, dtype=torch.float32),
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A worker that is not forked reads for itself rather than receive the whole cache through a pipe."""
+        return {**self.__dict__, "_cache": {}}
+
+    def _read_all(self, cache_bytes: int) -> None:
+        free = cache_bytes
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            for number, decoded in enumerate(pool.map(self._read, range(len(self.pairs)))):
+                height, width = decoded.valid.shape
+                self._crops += [(number, w) for w in windows(height, width, self.size, 0)]
+                free -= sum(a.nbytes for a in decoded)
+                if free >= 0:
+                    self._cache[number] = decoded
+
+    def _decoded(self, number: int) -> _Decoded:
+        return self._cache[number] if number in self._cache else self._read(number)
+
+    def _read(self, number: int) -> _Decoded:
+        pair = self.pairs[number]
+        raster, masks, valid = read_pair(pair, max_pixels=self._max_pixels)
+        if len(pair.masks) != len(self.pairs[0].masks):
+            raise DataError(f"{pair.image}: {len(pair.masks)} masks, others have {len(self.pairs[0].masks)}")
+        if not valid.any():
+            raise DataError(f"{pair.image}: no valid pixel in image and mask; remove it")
+        pixels = raster.pixels
+        if (pixels == pixels[..., :1]).all():
+            pixels = np.ascontiguousarray(pixels[..., :1])
+        return _Decoded(pixels, np.ascontiguousarray(np.moveaxis(masks, 0, -1)), valid)
+
+
+def _inside(array: NDArray[Any], window: Window) -> NDArray[Any]:
+    return array[window.row : window.row + window.height, window.col : window.col + window.width]
+
+
+def _draw_window(valid: NDArray[np.bool_], like: Window, random: np.random.Generator) -> Window:
+    """A window of the same size anywhere in the image, with at least one valid pixel."""
+    rows, cols = valid.shape[0] - like.height, valid.shape[1] - like.width
+    for _ in range(_TRIES):
+        window = Window(
+            int(random.integers(rows + 1)), int(random.integers(cols + 1)), like.height, like.width
+        )
+        if _inside(valid, window).any():
+            return window
+    places = np.flatnonzero(valid)
+    row, col = divmod(int(places[random.integers(len(places))]), valid.shape[1])
+    return Window(
+        min(max(row - like.height // 2, 0), rows), min(max(col - like.width // 2, 0), cols),
+        like.height, like.width,
+    )  # fmt: skip
+
+
+def _turn(array: NDArray[Any], turns: int, mirror: bool) -> NDArray[Any]:
+    """One of the eight symmetries of the square, over the first two axes."""
+    turned = np.rot90(array, turns)
+    return turned[:, ::-1] if mirror else turned
