@@ -1,0 +1,173 @@
+"""A resident model: images of any size -> probabilities, edges and an embedding each."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby, islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from model.checkpoint import load_checkpoint
+from model.device import autocast, pick_device
+from model.errors import ELNetError
+from model.raster import Raster
+from model.tiles import Window, extract, stitch, windows
+
+STRIDE = 32  # of the trunk's last stage: tiles are multiples of it
+HALO_SHARE = 8  # a tile's halo is this part of its side
+
+
+class PredictionError(ELNetError):
+    """The model cannot be run on this device."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePrediction:
+    """What the model says of one image.
+
+    Attributes:
+        probability: (N, H, W) float32 in [0, 1], of each class by itself; 0 where the image is not valid.
+        edge: (N, H, W) float32 in [0, 1], of the classes' boundaries; 0 where the image is not valid.
+        embedding: (C,) float32, the mean of the tiles' embeddings, weighted by their valid pixels; 0 for an
+            image without any.
+    """
+
+    probability: NDArray[np.float32]
+    edge: NDArray[np.float32]
+    embedding: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class _Tile:
+    """One window of one image. `maps` is (2 N, size, size): probabilities, then edges."""
+
+    image: int
+    window: Window
+    maps: NDArray[np.float32]
+    embedding: NDArray[np.float32]
+
+
+class Predictor:
+    """Holds one model version and predicts with it. Safe under threads: they take turns tile batch by batch.
+
+    Args:
+        checkpoint: a folder as `model.checkpoint.save_checkpoint` writes it.
+        device: "auto", "cpu" or "cuda".
+        batch_size: tiles that go through the network, and are held, at a time.
+
+    Raises:
+        ELNetError: the checkpoint, its trunk or the device is not there, or damaged.
+    """
+
+    def __init__(self, checkpoint: Path, device: str = "auto", batch_size: int = 8) -> None:
+        self.device = pick_device(device)
+        self.batch_size = max(1, batch_size)
+        self._model, self.card = load_checkpoint(checkpoint, self.device)
+        self._model.eval()
+        self._lock = threading.Lock()
+        self._mean = self._per_channel(self.card.normalisation["mean"])
+        self._std = self._per_channel(self.card.normalisation["std"])
+        self.tile = -(-self.card.size // STRIDE) * STRIDE
+        self.halo = self.tile // HALO_SHARE
+
+    @property
+    def version(self) -> str:
+        """The model version that every prediction of this object carries."""
+        return self.card.version
+
+    def predict(self, images: Sequence[Raster]) -> list[ImagePrediction]:
+        """Predict images.
+
+        The tiles of all images go through the network in common batches. Besides the results, no more than
+        `batch_size` tiles are in memory. Windows without a valid pixel are left out.
+
+        Returns:
+            One prediction per image, in their order.
+
+        Raises:
+            PredictionError: not even one tile fits into the GPU's memory.
+        """
+        found = {}
+        for index, tiles in groupby(self._predict_tiles(images), key=lambda tile: tile.image):
+            found[index] = self._assemble(images[index], tiles)
+        return [found[i] if i in found else self._nothing(image) for i, image in enumerate(images)]
+
+    def _predict_tiles(self, images: Sequence[Raster]) -> Iterator[_Tile]:
+        """Every window with a valid pixel, image by image, predicted in batches."""
+        places = (
+            (index, window)
+            for index, image in enumerate(images)
+            for window in self._windows(image)
+            if _inside(image.valid, window).any()
+        )
+        while batch := list(islice(places, self.batch_size)):
+            pixels = np.stack([extract(images[index].pixels, window, self.tile) for index, window in batch])
+            maps, embeddings = self._forward(torch.from_numpy(pixels))
+            for (index, window), tile, embedding in zip(batch, maps, embeddings, strict=True):
+                yield _Tile(index, window, tile, embedding)
+
+    def _windows(self, image: Raster) -> list[Window]:
+        height, width = image.valid.shape
+        return windows(height, width, self.tile, self.halo)
+
+    def _forward(self, pixels: torch.Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """(B, H, W, 3) uint8 -> (B, 2 N, H, W) probabilities and edges, (B, C) embeddings.
+
+        Where a GPU's memory runs out (a training may share it), the batch is halved.
+        """
+        try:
+            with self._lock, torch.inference_mode(), autocast(self.device):
+                x = pixels.to(self.device).permute(0, 3, 1, 2).float() / 255  # (B, 3, H, W)
+                output = self._model((x - self._mean) / self._std)
+                maps = torch.cat([output.mask, output.edge], dim=1).float().sigmoid()  # (B, 2 N, H, W)
+                return maps.cpu().numpy(), output.embedding.float().cpu().numpy()
+        except torch.OutOfMemoryError as error:
+            if len(pixels) == 1:
+                raise PredictionError(
+                    f"the memory of {self.device} does not hold one tile of {self.tile} px; "
+                    "free it or take --device cpu"
+                ) from error
+        torch.cuda.empty_cache()
+        halves = [self._forward(half) for half in pixels.tensor_split(2)]
+        maps_of_halves, embeddings_of_halves = zip(*halves, strict=True)
+        return np.concatenate(maps_of_halves), np.concatenate(embeddings_of_halves)
+
+    def _assemble(self, image: Raster, tiles: Iterator[_Tile]) -> ImagePrediction:
+        """One image's tiles -> its prediction."""
+        height, width = image.valid.shape
+        classes = len(self.card.classes)
+        embedding, area = np.zeros(self._embedding_size, np.float64), 0
+
+        def maps() -> Iterator[tuple[Window, NDArray[np.float32]]]:
+            nonlocal embedding, area
+            for tile in tiles:
+                valid = int(np.count_nonzero(_inside(image.valid, tile.window)))
+                embedding += valid * tile.embedding.astype(np.float64)
+                area += valid
+                yield tile.window, tile.maps
+
+        both = stitch(maps(), 2 * classes, height, width, self.halo)
+        np.clip(both, 0, 1, out=both)  # the running mean may leave the range by a rounding
+        both[:, ~image.valid] = 0
+        return ImagePrediction(both[:classes], both[classes:], (embedding / area).astype(np.float32))
+
+    def _nothing(self, image: Raster) -> ImagePrediction:
+        """Empty masks for an image without a valid pixel."""
+        empty = np.zeros((2, len(self.card.classes), *image.valid.shape), np.float32)
+        return ImagePrediction(empty[0], empty[1], np.zeros(self._embedding_size, np.float32))
+
+    @property
+    def _embedding_size(self) -> int:
+        return self._model.encoder.channels[-1]
+
+    def _per_channel(self, values: Sequence[float]) -> torch.Tensor:
+        return torch.tensor(values, device=self.device).view(1, -1, 1, 1)
+
+
+def _inside(valid: NDArray[np.bool_], window: Window) -> NDArray[np.bool_]:
+    return valid[window.row : window.row + window.height, window.col : window.col + window.width]
