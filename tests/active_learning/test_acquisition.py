@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from active_learning import acquisition, routing
+from active_learning.acquisition import Candidate, prioritise
+from active_learning.ledger import Prediction, Project, Task, TaskStatus
+
+
+def signals(
+    entropy: float = 0.5, empty: bool = False, peak: float = 1.0, usable: bool = True
+) -> dict[str, Any]:
+    return {"usable": usable, "classes": [{"boundary_entropy": entropy, "empty": empty, "peak": peak}]}
+
+
+def predicted(
+    loop: Any, qualities: list[float], embeddings: Any = None, said: dict[str, Any] | None = None
+) -> list[int]:
+    version = loop.promote()
+    ids = loop.add(*["x"] * len(qualities))
+    with loop.ledger.session() as session:
+        for i, (task_id, quality) in enumerate(zip(ids, qualities, strict=True)):
+            session.add(
+                Prediction(
+                    task_id=task_id,
+                    model_version_id=version,
+                    masks=np.zeros((1, 4, 4), np.bool_),
+                    score=quality,
+                    quality=quality,
+                    signals=said or signals(),
+                    embedding=None if embeddings is None else np.asarray(embeddings[i], np.float32),
+                )
+            )
+        session.flush()
+        routing.route(session, session.get_one(Project, loop.project_id))
+    return ids
+
+
+def order(loop: Any) -> int:
+    with loop.ledger.session() as session:
+        return acquisition.order(session, session.get_one(Project, loop.project_id))
+
+
+def priorities(loop: Any, ids: list[int]) -> list[float | None]:
+    return [loop.task(i).priority for i in ids]
+
+
+def test_before_the_first_model_the_order_is_random_but_fixed(loop):
+    ids = loop.add(*["x"] * 50)
+    routing.settle(loop.ledger, loop.project_id)
+    assert order(loop) == 50
+    found = priorities(loop, ids)
+    assert all(p is not None and 0 <= p <= 1 for p in found)
+    assert len(set(found)) > 45
+    assert abs(np.corrcoef(found, range(50))[0, 1]) < 0.4
+    assert order(loop) == 0
+
+
+def test_what_the_model_is_less_sure_of_comes_first(loop):
+    ids = predicted(loop, [0.1, 0.5, 0.8])
+    order(loop)
+    low, middle, high = priorities(loop, ids)
+    assert 1 >= low > middle > high >= 0
+
+
+def test_among_equals_foreground_comes_first(loop):
+    (with_oil,) = predicted(loop, [0.5], said=signals(empty=False))
+    (without,) = predicted(loop, [0.5], said=signals(empty=True, peak=0.1))
+    order(loop)
+    assert loop.task(with_oil).priority > loop.task(without).priority
+
+
+def test_of_two_images_that_look_alike_only_one_comes_early(loop):
+    rng = np.random.default_rng(0)
+    others = rng.normal(size=(6, 16))
+    twin = rng.normal(size=16)
+    ids = predicted(loop, [0.30, 0.31, *[0.45] * 6], [twin, twin, *others])
+    order(loop)
+    first, second, *rest = priorities(loop, ids)
+    assert first == max(first, second, *rest)
+    assert second < min(rest)
+
+
+def test_what_looks_like_a_labelled_image_comes_later(loop):
+    rng = np.random.default_rng(0)
+    known = rng.normal(size=16)
+    ids = predicted(loop, [0.5] * 5, [known, known, *rng.normal(size=(3, 16))])
+    loop.label(ids[0])
+    order(loop)
+    like, *unlike = priorities(loop, ids[1:])
+    assert like < min(unlike)
+
+
+def test_the_audit_is_worked_off_in_random_order_and_nobody_else_has_a_place(loop):
+    loop.configure(audit_share=0.8)
+    ids = predicted(loop, np.linspace(0.9, 1, 80).tolist())
+    audited = [i for i in ids if loop.task(i).status is TaskStatus.AUDIT]
+    assert 40 < len(audited) < 80
+    order(loop)
+    assert abs(np.corrcoef(priorities(loop, audited), range(len(audited)))[0, 1]) < 0.4
+    assert set(priorities(loop, [i for i in ids if i not in audited])) == {None}
+    loop.label(audited[0])
+    order(loop)
+    assert loop.task(audited[0]).priority is None
+
+
+def test_a_task_that_waits_for_the_new_champion_keeps_its_place(loop):
+    ids = predicted(loop, [0.2])
+    order(loop)
+    before = priorities(loop, ids)
+    loop.promote("elnet-0002")
+    order(loop)
+    assert priorities(loop, ids) == before
+
+
+def test_a_priority_that_the_session_has_loaded_is_not_stale(loop):
+    (task,) = predicted(loop, [0.2])
+    with loop.ledger.session() as session:
+        row = session.get_one(Task, task)
+        assert row.priority is None
+        acquisition.order(session, session.get_one(Project, loop.project_id))
+        assert row.priority is not None
+
+
+def test_priorities_fall_in_the_order_in_which_they_were_taken():
+    rng = np.random.default_rng(0)
+    values = rng.uniform(0, 0.7, 400)
+    candidates = [Candidate(i, float(v), rng.normal(size=8).astype(np.float32)) for i, v in enumerate(values)]
+    found = prioritise(candidates, [])
+    assert all(0 <= p <= 1 for p in found)
+    best = max(range(400), key=lambda i: found[i])
+    assert found[best] == pytest.approx(max(values) + acquisition.NOVELTY)
+
+
+@pytest.mark.parametrize("embedding", [None, np.zeros(4, np.float32), np.full(4, np.nan, np.float32)])
+def test_embeddings_that_say_nothing_do_no_harm(embedding):
+    candidates = [Candidate(0, 0.3, embedding), Candidate(1, 0.5, np.ones(4, np.float32))]
+    one, other = prioritise(candidates, [np.ones(4, np.float32)])
+    assert 0 <= one <= 1
+    assert 0 <= other <= 1
+    assert prioritise([], []) == []
+
+
+def test_thousands_of_tasks_take_seconds():
+    rng = np.random.default_rng(0)
+    candidates = [Candidate(i, 0.5, e) for i, e in enumerate(rng.normal(size=(5000, 768)).astype(np.float32))]
+    started = time.monotonic()
+    prioritise(candidates, [])
+    assert time.monotonic() - started < 20
+
+
+def test_a_task_in_review_without_a_usable_prediction_is_uncertain(loop):
+    (unusable,) = predicted(loop, [0.0], said=signals(usable=False))
+    (sure,) = predicted(loop, [0.85])
+    order(loop)
+    assert loop.task(unusable).status is TaskStatus.REVIEW
+    assert loop.task(unusable).priority > loop.task(sure).priority

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from active_learning.gate import GateError, ImageScore, bootstrap, decide
+
+
+def scores(*ious: float, predicted: float = 0.2, truth: float = 0.2) -> list[ImageScore]:
+    return [ImageScore(f"{i:03d}", iou, predicted, truth) for i, iou in enumerate(ious)]
+
+
+def around(mean: float, n: int = 40, spread: float = 0.05, seed: int = 0) -> list[ImageScore]:
+    return scores(*np.clip(np.random.default_rng(seed).normal(mean, spread, n), 0, 1))
+
+
+def test_a_clearly_better_challenger_is_promoted():
+    decision = decide(around(0.7), around(0.6))
+    assert decision.promote
+    assert decision.delta == pytest.approx(0.1, abs=1e-6)
+    assert decision.interval is not None
+    assert decision.interval[0] > 0
+    assert decision.reason.startswith("promoted: mean IoU ")
+
+
+def test_a_worse_or_equal_one_is_not():
+    for challenger in (around(0.5), around(0.6)):
+        decision = decide(challenger, around(0.6))
+        assert not decision.promote
+        assert "no better" in decision.reason
+
+
+def test_better_on_average_by_one_lucky_image_is_not_enough():
+    champion = scores(*[0.6] * 10)
+    challenger = scores(*[0.45] * 8, 1.0, 1.0, predicted=0.3)
+    lucky = scores(*[0.45] * 7, 1.0, 1.0, 1.0)
+    assert not decide(challenger, champion).promote
+    decision = decide(lucky, champion)
+    assert decision.delta is not None
+    assert decision.delta > 0
+    assert not decision.promote
+    assert "chance" in decision.reason
+    assert decide(lucky, champion, margin=0.5).promote
+
+
+def test_the_pairs_are_found_whatever_their_order():
+    challenger, champion = around(0.7), around(0.6, seed=3)
+    assert decide(challenger, champion) == decide(challenger, champion[::-1])
+
+
+def test_the_interval_is_that_of_the_mean():
+    differences = np.random.default_rng(1).normal(0.1, 0.2, 400)
+    low, high = bootstrap(differences)
+    error = differences.std() / math.sqrt(400)
+    assert low == pytest.approx(differences.mean() - 1.645 * error, abs=0.002)
+    assert high == pytest.approx(differences.mean() + 1.645 * error, abs=0.002)
+
+
+def test_a_tiny_holdout_decides_by_the_mean_and_says_so():
+    better, worse = decide(scores(0.7, 0.6), scores(0.6, 0.6)), decide(scores(0.6), scores(0.7))
+    assert (better.promote, worse.promote) == (True, False)
+    for decision in (better, worse):
+        assert decision.interval is None
+        assert "too few images" in decision.reason
+    assert "on 1 image;" in worse.reason
+
+
+def test_an_empty_holdout_promotes_nobody():
+    assert not decide([], None).promote
+
+
+def test_the_first_model_is_promoted_if_its_output_is_sane():
+    decision = decide(scores(0.3, 0.1), None)
+    assert decision.promote
+    assert decision.delta is None
+
+
+@pytest.mark.parametrize("champion", [None, scores(0.1, 0.1)])
+@pytest.mark.parametrize(
+    ("challenger", "word"),
+    [
+        (scores(0.5, float("nan")), "not a finite number"),
+        (scores(0.5, 0.5, predicted=float("inf")), "not a finite number"),
+        (scores(0.5, 0.5, predicted=0.0), "finds nothing"),
+        (scores(0.5, 0.5, predicted=1.0), "paints every image"),
+    ],
+)
+def test_output_that_is_not_sane_is_never_promoted(challenger, champion, word):
+    decision = decide(challenger, champion)
+    assert not decision.promote
+    assert word in decision.reason
+
+
+def test_all_empty_and_all_full_are_sane_where_the_truth_is():
+    assert decide(scores(1.0, 1.0, predicted=0.0, truth=0.0), None).promote
+    assert decide(scores(1.0, 1.0, predicted=1.0, truth=1.0), None).promote
+
+
+def test_different_holdouts_are_refused():
+    with pytest.raises(GateError, match="same holdout"):
+        decide(scores(0.5, 0.5), scores(0.5))
+    with pytest.raises(GateError, match="champion's result"):
+        decide(scores(0.5), scores(float("nan")))
