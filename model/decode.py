@@ -8,6 +8,7 @@ files and addresses. The size is read from the header and checked before any pix
 from __future__ import annotations
 
 import io
+import re
 import struct
 import threading
 import warnings
@@ -45,6 +46,7 @@ _TRANSPOSE = {
 }
 # What Pillow and GDAL are known to raise on damaged files; anything else is a defect of ours.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, RasterioError)
+_IN_MEMORY = re.compile(r"'?/vsimem/[^\s':,]+'?")  # GDAL's name for bytes
 _quiet_lock = threading.Lock()
 
 
@@ -93,7 +95,10 @@ def decode(source: Path | bytes, name: str, max_pixels: int) -> Bands:
     except MemoryError as error:
         raise RasterError(f"{name}: not enough memory to decode it; cut it into tiles first") from error
     except _DAMAGED as error:
-        raise RasterError(f"{name}: truncated or damaged ({error}); copy or export the file again") from error
+        detail = _IN_MEMORY.sub("the file", str(error.__cause__ or error))
+        raise RasterError(
+            f"{name}: truncated, damaged or of a rare kind ({detail}); export it again"
+        ) from error
 
 
 @contextmanager

@@ -23,7 +23,8 @@ __all__ = ["MAX_PIXELS", "Raster", "RasterError", "open_raster", "read_masks", "
 MAX_PIXELS = 400_000_000
 _PERCENTILES = (2.0, 98.0)
 _ABSURD = 1e30  # no sensor measures this: GDAL's undeclared nodata of -3.4e38; NaN fails the comparison too
-_SAMPLE = 4_000_000  # pixels that percentiles are taken from
+_FLAT = 1e-30  # a range that is none
+_SAMPLE = 4_000_000  # pixels that percentiles are taken from, and that are stretched at a time
 _SOFT = (64, 192)  # grey levels that are neither background nor foreground in an 8-bit mask
 _SOFT_SHARE = 0.1
 
@@ -196,9 +197,14 @@ def _to_8_bit(plane: NDArray[Any], present: NDArray[np.bool_]) -> NDArray[np.uin
     low, high = (float(v) for v in np.percentile(sample, _PERCENTILES))
     if high <= low:  # nearly constant: a rare foreground must not vanish
         low, high = float(values.min()), float(values.max())
-    scale = 255 / (high - low) if high > low else 0.0
+    scale = 255 / (high - low) if high - low > _FLAT else 0.0
     result = np.zeros(plane.shape, np.uint8)
-    result[present] = np.rint(np.clip((values.astype(np.float32) - low) * scale, 0, 255))
+    rows = max(1, _SAMPLE // plane.shape[1])
+    for top in range(0, len(plane), rows):  # float64, but never of the whole plane
+        part = np.s_[top : top + rows]
+        with np.errstate(all="ignore"):
+            scaled = np.clip((plane[part].astype(np.float64) - low) * scale, 0, 255)
+        result[part] = np.rint(np.where(present[part], scaled, 0))
     return result
 
 
