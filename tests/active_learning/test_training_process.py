@@ -1,0 +1,184 @@
+"""The child process: its progress, its end, and that it never outlives its worker."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from active_learning import training_process
+from active_learning.training_process import TrainingFailedError, run_training
+
+Run = Callable[..., list[dict[str, Any]]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs a piece of Python as the training: `run("print('hello')")` returns its progress."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    def run(
+        body: str,
+        *arguments: str,
+        check: Callable[[], None] = lambda: None,
+        seen: list[dict[str, Any]] | None = None,
+    ) -> list[dict[str, Any]]:
+        (tmp_path / "pretended.py").write_text("import json, os, sys, time\n" + textwrap.dedent(body))
+        seen = [] if seen is None else seen
+        log = tmp_path / "cycle" / "train.log"
+        run_training(
+            arguments, log=log, progress=lambda m: seen.append(dict(m)), check=check, module="pretended"
+        )
+        return seen
+
+    return run
+
+
+def test_progress_comes_as_it_is_printed_and_the_rest_goes_to_the_log(run: Run, tmp_path: Path) -> None:
+    seen = run(
+        """
+        print(json.dumps({"epoch": 1, "loss": 0.5}))
+        print("not for the ledger")
+        print("a warning", file=sys.stderr)
+        print(json.dumps({"arguments": sys.argv[1:], "name": __name__}))
+        """,
+        "--data",
+        "here",
+    )
+    assert seen == [{"epoch": 1, "loss": 0.5}, {"arguments": ["--data", "here"], "name": "__main__"}]
+    assert sorted((tmp_path / "cycle" / "train.log").read_text().split("\n")) == [
+        "",
+        "a warning",
+        "not for the ledger",
+    ]
+
+
+def test_progress_arrives_before_the_end(run: Run) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def check() -> None:
+        if seen:
+            raise InterruptedError  # else it would sleep for a minute
+
+    started = time.monotonic()
+    with pytest.raises(InterruptedError):
+        run("print(json.dumps({'epoch': 1})); time.sleep(60)", check=check, seen=seen)
+    assert time.monotonic() - started < 20
+
+
+def test_a_reported_error_is_the_reason(run: Run) -> None:
+    with pytest.raises(TrainingFailedError, match=r"training failed: no pairs in /data .*train\.log"):
+        run("print(json.dumps({'error': 'no pairs in /data'})); sys.exit(1)")
+
+
+def test_a_crash_ends_with_the_last_thing_that_was_said(run: Run) -> None:
+    with pytest.raises(TrainingFailedError, match="exit code 1: ValueError: what a pity"):
+        run("raise ValueError('what a pity')")
+
+
+def test_only_this_attempt_counts_for_the_reason(run: Run) -> None:
+    with pytest.raises(TrainingFailedError):
+        run("sys.exit('the first attempt')")
+    with pytest.raises(TrainingFailedError, match="exit code 7: it said nothing"):
+        run("sys.exit(7)")
+
+
+def test_sigkill_is_told_as_what_it_mostly_is(run: Run) -> None:
+    with pytest.raises(TrainingFailedError, match=r"SIGKILL, most likely because .* ran out of memory"):
+        run("os.kill(os.getpid(), 9)")
+
+
+def test_another_signal_is_named(run: Run) -> None:
+    with pytest.raises(TrainingFailedError, match=r"ended by SIGSEGV \(log"):
+        run("os.kill(os.getpid(), 11)")
+
+
+def test_no_python_is_an_error_of_ours(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with pytest.raises(TrainingFailedError, match="could not be started: .*nowhere"):
+        run("pass")
+
+
+def test_what_the_check_raises_stops_the_child_and_its_children(run: Run, tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+
+    def check() -> None:
+        if pids.is_file() and len(pids.read_text().split()) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(
+            f"""
+            grandchild = os.fork()
+            with open({str(pids)!r}, "a") as file:
+                file.write(f"{{os.getpid()}} ")
+            time.sleep(60)
+            """,
+            check=check,
+        )
+    for pid in map(int, pids.read_text().split()):
+        assert _ends(pid)
+
+
+def test_a_child_that_ignores_sigterm_is_killed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_process, "GRACE_S", 0.5)
+    said: list[float] = []
+
+    def check() -> None:
+        said.append(time.monotonic())
+        if said[-1] - said[0] > 2:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        run("import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)", check=check)
+    assert time.monotonic() - said[0] < 10
+
+
+def test_the_child_dies_with_a_worker_that_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "pretended.py").write_text(
+        "import json, os, time\nprint(json.dumps({'pid': os.getpid()}))\ntime.sleep(60)\n"
+    )
+    (tmp_path / "worker.py").write_text(
+        textwrap.dedent("""
+            from pathlib import Path
+            from active_learning.training_process import run_training
+            run_training([], log=Path("train.log"), progress=lambda m: print(m["pid"], flush=True),
+                         check=lambda: None, module="pretended")
+        """)
+    )
+    root = Path(training_process.__file__).parents[1]
+    worker = subprocess.Popen(
+        [sys.executable, "worker.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{root}:{tmp_path}"},
+        stdout=subprocess.PIPE,
+    )
+    with worker:
+        assert worker.stdout is not None
+        child = int(worker.stdout.readline())
+        os.kill(child, 0)  # it runs
+        worker.send_signal(signal.SIGKILL)
+        worker.wait()
+        assert _ends(child)
+
+
+def _ends(pid: int, within_s: float = 5.0) -> bool:
+    """Whether a process ends, or is dead and only waits to be buried."""
+    until = time.monotonic() + within_s
+    while time.monotonic() < until:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.05)
+    return False
