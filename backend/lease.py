@@ -1,0 +1,145 @@
+"""One worker per ledger: a lease in the ledger, renewed by a heartbeat."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+from uuid import uuid4
+
+from sqlalchemy import ColumnElement, and_, delete, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from active_learning.ledger import Ledger, WorkerLease
+from active_learning.ledger.failures import LedgerError
+from active_learning.ledger.types import utc_now
+from model.errors import ELNetError
+
+log = logging.getLogger(__name__)
+
+NAME = "worker"
+HEARTBEAT_S = 5.0
+STALE_S = 30.0
+
+
+class LeaseError(ELNetError):
+    """Another worker holds this ledger, or has taken it over."""
+
+
+class Lease:
+    """The right to work on a ledger, held while the context lasts.
+
+    A lease without a heartbeat for `STALE_S` is taken over, and at once if its process is seen to be dead on
+    this machine. Between machines the clocks must agree within a few seconds.
+
+    Args:
+        ledger: the ledger.
+        lost: called, in the heartbeat's thread, when another worker has taken over or might have: the ledger
+            could not be reached for so long that the lease went stale.
+    """
+
+    def __init__(self, ledger: Ledger, lost: Callable[[], None]) -> None:
+        self._ledger = ledger
+        self._lost = lost
+        self._holder = f"{uuid4().hex[:24]}:{_process_space()}"
+        self._released = threading.Event()
+        self._heart = threading.Thread(target=self._beat, name="lease-heartbeat", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._take()
+        self._heart.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._released.set()
+        self._heart.join()
+        try:
+            with self._ledger.session() as session:
+                session.execute(delete(WorkerLease).where(self._own()))
+        except LedgerError as error:
+            log.warning("the lease could not be given back, it goes stale in %.0f s: %s", STALE_S, error)
+
+    def _take(self) -> None:
+        try:
+            with self._ledger.session() as session:
+                held = session.scalar(select(WorkerLease).where(WorkerLease.name == NAME).with_for_update())
+                if held is not None:
+                    self._refuse_if_alive(held)
+                    session.delete(held)
+                    session.flush()
+                session.add(
+                    WorkerLease(
+                        name=NAME,
+                        holder=self._holder,
+                        host=socket.gethostname(),
+                        pid=os.getpid(),
+                        heartbeat_at=utc_now(),
+                    )
+                )
+        except IntegrityError as error:  # two workers began in the same moment
+            raise LeaseError("another worker has just started on this ledger; stop it first") from error
+
+    def _refuse_if_alive(self, held: WorkerLease) -> None:
+        age = (utc_now() - held.heartbeat_at).total_seconds()
+        if age >= STALE_S:
+            log.warning("taking over from the worker %s on %s, silent for %.0f s", held.pid, held.host, age)
+        elif _is_dead(held):
+            log.warning("taking over from the worker %s, which is dead", held.pid)
+        else:
+            raise LeaseError(
+                f"a worker already runs on this ledger: host {held.host}, pid {held.pid}, last heard of "
+                f"{max(age, 0):.0f} s ago; stop it first (if it is dead, wait {STALE_S:.0f} s)"
+            )
+
+    def _beat(self) -> None:
+        last = time.monotonic()
+        while not self._released.wait(HEARTBEAT_S):
+            try:
+                with self._ledger.session() as session:
+                    held = self._renew(session)
+            except LedgerError as error:
+                log.warning("no heartbeat: %s", error)
+                held = time.monotonic() - last < STALE_S - HEARTBEAT_S
+            else:
+                last = time.monotonic() if held else last
+            if not held:
+                log.error("the lease on the ledger is lost")
+                self._lost()
+                return
+
+    def _renew(self, session: Session) -> bool:
+        changed = session.execute(
+            update(WorkerLease).where(self._own()).values(heartbeat_at=utc_now()).returning(WorkerLease.name)
+        )
+        return changed.first() is not None
+
+    def _own(self) -> ColumnElement[bool]:
+        return and_(WorkerLease.name == NAME, WorkerLease.holder == self._holder)
+
+
+def _process_space() -> str:
+    """What tells process ids of this container from those of another one under the same host name."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink()).strip("pid:[]")
+    except OSError:
+        return "-"
+
+
+def _is_dead(held: WorkerLease) -> bool:
+    """Whether the holder was a process of this machine that no longer exists."""
+    same_space = held.holder.rpartition(":")[2] == _process_space()
+    if not same_space or held.host != socket.gethostname():
+        return False
+    try:
+        os.kill(held.pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False  # alive, and another user's
+    return False
