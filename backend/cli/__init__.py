@@ -1,0 +1,100 @@
+"""`elnet`: the command line.
+
+A command's module is imported only when the command is called, so that `elnet --help` answers at once: torch
+and SQLAlchemy take seconds. To add a command, add its line to `COMMANDS`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated, Any, Final
+
+import typer
+
+from model.errors import ELNetError
+
+# name: (module:attribute, the first line of its help). The attribute is a function or a typer.Typer.
+COMMANDS: Final = {
+    "weights": ("backend.cli.model_commands:weights", "Fetch, check and cache the weights of SAM 2's trunk."),
+    "train": ("backend.cli.model_commands:train", "Train on a folder with images/ and masks/."),
+    "evaluate": ("backend.cli.model_commands:evaluate", "Measure a checkpoint on a folder with truth."),
+    "predict": ("backend.cli.model_commands:predict", "Predict the masks of a folder of images."),
+    "retrain": ("backend.cli.loop_commands:retrain", "Ask for a retraining cycle; the worker runs it."),
+    "cycles": ("backend.cli.loop_commands:cycles_app", "The retraining cycles."),
+    "models": ("backend.cli.loop_commands:models_app", "The model versions of a project."),
+    "threshold": ("backend.cli.loop_commands:threshold_app", "The accept threshold of a project."),
+    "ledger": ("backend.cli.loop_commands:ledger_app", "The ledger's tables."),
+}
+USAGE_ERROR: Final = 2
+
+
+def main() -> None:
+    """Run the command line; errors that a person can mend come without a traceback."""
+    try:
+        application(sys.argv[1:])()
+    except ELNetError as error:
+        _fail(str(error))
+    except Exception as error:  # the process boundary: whatever it is, a person reads it
+        if os.environ.get("ELNET_DEBUG") == "1":
+            raise
+        _fail(
+            f"unexpected {type(error).__name__}: {error}\n"
+            "This is a fault of elnet. Run the command again with ELNET_DEBUG=1 and report what it prints "
+            "to the project's issue tracker."
+        )
+
+
+def application(arguments: Sequence[str]) -> typer.Typer:
+    """The application for these arguments: the command that they name is real, the others only listed."""
+    app = typer.Typer(
+        name="elnet",
+        help="An active-learning labeling loop for remote-sensing segmentation.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(_top)
+    named = next((argument for argument in arguments if not argument.startswith("-")), None)
+    for name, (target, help_) in COMMANDS.items():
+        command = load(target) if name == named else _listed
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name)
+        else:
+            app.command(name, help=help_ if command is _listed else None)(command)
+    return app
+
+
+def load(target: str) -> Any:
+    """Import what "module:attribute" names."""
+    module, _, attribute = target.partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def _listed() -> None:
+    """Stands for a command that was not called."""
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        try:
+            typer.echo(version("elnet-loop"))
+        except PackageNotFoundError as error:
+            raise ELNetError("elnet-loop is not installed here: pip install -e .") from error
+        raise typer.Exit
+
+
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _fail(message: str) -> None:
+    print(f"elnet: error: {message}", file=sys.stderr)
+    sys.exit(1)

