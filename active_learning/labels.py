@@ -31,6 +31,7 @@ from active_learning.ledger.types import hash_masks
 from active_learning.living import PEOPLE, current_label, current_labels, labels_since, living
 from active_learning.ports import ToolAnnotation
 from model.errors import ELNetError
+from model.metrics import iou
 
 __all__ = [
     "PEOPLE",
@@ -226,5 +227,4 @@ def _sized(masks: NDArray[np.bool_], task: Task, prefill: Prediction | None) -> 
 def _agreement(masks: NDArray[np.bool_] | None, prefill: Prediction | None) -> float | None:
     if masks is None or prefill is None or masks.shape != prefill.masks.shape:
         return None
-    union = (prefill.masks | masks).sum()
-    return float((prefill.masks & masks).sum() / union) if union else 1.0
+    return iou(prefill.masks, masks)
