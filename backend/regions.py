@@ -7,6 +7,7 @@ is cut at > 127, and that is told.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -208,8 +209,18 @@ def _decode(region: Region, height: int, width: int) -> tuple[NDArray[np.bool_],
     value = _value_of(region)
     if region["type"] == "polygonlabels":
         return polygons_to_mask([value.get("points") or []], height, width), False
-    alpha = decode_rle(value.get("rle") or [], height, width)
+    alpha = decode_rle(_code(value.get("rle")), height, width)
     return alpha > ALPHA_CUT, bool(((alpha > 0) & (alpha < 255)).any())
+
+
+def _code(rle: Any) -> Sequence[int]:
+    """The bytes of a brush code: a list of numbers, or base64 text as the inbox keeps it."""
+    if isinstance(rle, str):
+        try:
+            return base64.b64decode(rle, validate=True)
+        except ValueError as error:
+            raise RleError(f"a brush code in text form must be base64: {error}") from None
+    return rle or []
 
 
 def _check_size(height: int, width: int) -> None:
