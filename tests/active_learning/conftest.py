@@ -311,6 +311,12 @@ def loop(ledger: Ledger) -> Loop:
 
 
 @pytest.fixture
+def make_loop() -> type[Loop]:
+    """Makes a project in a ledger: `make_loop(ledger)`."""
+    return Loop
+
+
+@pytest.fixture
 def make_predictor() -> type[FakePredictor]:
     """Makes a fake model: `make_predictor("elnet-0001")`."""
     return FakePredictor

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from active_learning import prefill
-from active_learning.ledger import Calibration, Ledger, Task, TaskStatus
+from active_learning.ledger import Calibration, Ledger, Project, Task, TaskStatus
 from active_learning.ledger.types import utc_now
 from active_learning.ports import ToolUnavailableError
-from active_learning.prefill import PrefillError, predict_tasks, predict_waiting
+from active_learning.prefill import PrefillError, predict_tasks, predict_waiting, push
+from active_learning.thresholds import set_threshold
 
 
 def work(loop: Any, model: Any, **options: Any) -> int:
@@ -203,7 +207,25 @@ def test_a_promotion_meanwhile_leaves_the_rest_to_the_new_champion(loop, make_pr
     assert [loop.predictions(i) for i in ids] == [[]] * 4
 
 
-def test_two_processes_that_do_the_same_work_store_it_once(loop, make_predictor):
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
+def any_loop(request: pytest.FixtureRequest, tmp_path: Path, make_loop: Any) -> Iterator[Any]:
+    """The loop on either database."""
+    on_postgresql = request.param == "postgresql"
+    url = request.getfixturevalue("postgresql_url") if on_postgresql else f"sqlite:///{tmp_path / 'l.sqlite'}"
+    with Ledger(url) as ledger:
+        ledger.upgrade()
+        yield make_loop(ledger)
+
+
+def at_once(*jobs: Callable[[], Any]) -> None:
+    """Run jobs in threads of their own; the first error is raised here."""
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        for future in [pool.submit(job) for job in jobs]:
+            future.result(timeout=60)
+
+
+def test_two_processes_that_do_the_same_work_store_it_once(any_loop, make_predictor):
+    loop = any_loop
     ids = loop.add(*(loop.image(0.9, seed=i) for i in range(6)))
     loop.promote()
     together = threading.Barrier(2, timeout=20)
@@ -211,17 +233,41 @@ def test_two_processes_that_do_the_same_work_store_it_once(loop, make_predictor)
 
     def process() -> None:
         model = Interfering(make_predictor(), together.wait)  # both predict before either stores
-        with Ledger(loop.ledger.url.render_as_string()) as ledger:
+        with Ledger(loop.ledger.url.render_as_string(hide_password=False)) as ledger:
             stored.append(predict_waiting(ledger, loop.project_id, model, loop.images, batch=6))
 
-    threads = [threading.Thread(target=process) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(process, process)
     assert sorted(stored) == [0, 6]
     assert [len(loop.predictions(i)) for i in ids] == [1] * 6
     assert [len(loop.decisions(i)) for i in ids] == [1] * 6
+
+
+def test_people_label_while_the_loop_predicts_and_pushes(any_loop, make_predictor):
+    loop = any_loop
+    ids = loop.add(*(loop.image(1.0, seed=i) for i in range(24)))
+    loop.promote()
+
+    def people() -> None:
+        for task in ids[::3]:
+            loop.label(task)
+
+    def machine() -> None:
+        for _ in range(6):
+            work(loop, make_predictor(), batch=2, limit=4)
+            push(loop.ledger, loop.project_id, loop.tool)
+
+    def lead() -> None:
+        for value in (0.5, 0.95) * 3:
+            with loop.ledger.session() as session:
+                project = session.get_one(Project, loop.project_id)
+                set_threshold(session, project, value, "lea", "to and fro")
+
+    at_once(people, machine, lead)
+    work(loop, make_predictor())
+    push(loop.ledger, loop.project_id, loop.tool)
+    labelled = set(ids[::3])
+    assert status(loop, *ids) == ["done" if i in labelled else "accepted" for i in ids]
+    assert set(loop.tool.of_machine()) == {loop.task(i).tool_task_id for i in ids if i not in labelled}
 
 
 def test_a_deleted_label_sends_the_task_back_with_its_prediction(loop, make_predictor):
