@@ -207,7 +207,7 @@ def _georeference(dataset: Any) -> tuple[Affine6 | None, str | None]:
 
 def _decode_gdal(source: Path | bytes, driver: str, name: str, max_pixels: int) -> Bands:
     if isinstance(source, bytes):
-        with MemoryFile(source) as memory:
+        with MemoryFile(source, filename="image") as memory:
             with quiet():
                 dataset = memory.open(driver=driver)
             with dataset:

@@ -102,6 +102,15 @@ class TestAugmented:
         turned = [np.rot90(m, k) for k in range(4) for m in (mask, mask[:, ::-1])]
         assert seen == {np.ascontiguousarray(m, np.float32).tobytes() for m in turned}
 
+    def test_nodata_turns_with_its_image(self, tmp_path: Path) -> None:
+        rgba = np.full((50, 40, 4), 255, np.uint8)
+        rgba[3:20, 5:9, 3] = 0  # becomes black
+        data = SegmentationData([make_pair(tmp_path, "v", rgba, rgba[..., 0] > 0)], 32)
+        for epoch in range(8):
+            data.set_epoch(epoch)
+            for sample in everything(data):
+                np.testing.assert_array_equal(sample.valid.numpy(), denormalise(sample.image)[0] > 100)
+
     def test_crops_lie_anywhere(self, tmp_path: Path) -> None:
         ramp = np.tile(np.arange(100, dtype=np.uint8), (100, 1))
         ramp[:, -1] = 255

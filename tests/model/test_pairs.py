@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
+from affine import Affine
 from PIL import Image
 
 from model.errors import ELNetError
@@ -147,7 +149,21 @@ class TestReadPair:
         raster, _, valid = read_pair(find_pairs(tmp_path)[0][0])
         assert not valid[0].any()
         assert valid[1:].all()
+        assert raster.valid[1:].all()
         assert valid is not raster.valid
+
+    def test_nodata_of_a_mask(self, tmp_path: Path) -> None:
+        fill(tmp_path, "a")
+        stored = SQUARE.astype(np.int16)
+        stored[7] = -1
+        (tmp_path / "masks/a.png").unlink()
+        profile = {"driver": "GTiff", "count": 1, "height": 8, "width": 8, "dtype": "int16"}
+        with rasterio.open(tmp_path / "masks/a.tif", "w", **profile, transform=Affine.scale(2)) as file:
+            file.write(stored, 1)
+        raster, masks, valid = read_pair(find_pairs(tmp_path)[0][0])
+        assert raster.valid.all()
+        np.testing.assert_array_equal(valid, stored >= 0)
+        np.testing.assert_array_equal(masks, SQUARE[None])
 
     def test_sizes_differ(self, tmp_path: Path) -> None:
         fill(tmp_path, "a")

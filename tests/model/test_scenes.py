@@ -69,6 +69,10 @@ class TestSplit:
         assert abs(len(part) - share * len(things)) <= max(sizes)
         assert (rest, part) == split_by_scene(things, share, seed)
 
+    def test_the_nearer_side_of_the_share(self) -> None:
+        things = [Thing(f"s{i // 4}", i) for i in range(16)]
+        assert [len(split_by_scene(things, share)[1]) for share in (0.01, 0.35, 0.4, 0.99)] == [4, 4, 8, 12]
+
     def test_the_seed_draws_others(self) -> None:
         things = [Thing(f"s{i}", i) for i in range(40)]
         drawn = {tuple(split_by_scene(things, 0.3, seed)[1]) for seed in range(5)}
