@@ -67,8 +67,8 @@ class MediaStore:
             settings.media,
             settings.label_studio.url,
             token.get_secret_value() if token else None,
-            settings.media.document_root,
-            settings.state / "media",
+            settings.media_root,
+            settings.state / "fetched",
         )
 
     def open(self, image_uri: str) -> Raster:

@@ -53,9 +53,8 @@ class _LedgerCollector(Collector):
         inbox = GaugeMetricFamily("elnet_inbox_events", "Events of the labeling tool", labels=["state"])
         tasks = GaugeMetricFamily("elnet_tasks", "Tasks", labels=["project", "status"])
         with self._ledger.session(write=False) as session:
-            states = dict(
-                session.execute(select(InboxEvent.state, func.count()).group_by(InboxEvent.state)).tuples()
-            )
+            by_state = select(InboxEvent.state, func.count()).group_by(InboxEvent.state)
+            states = {row[0]: row[1] for row in session.execute(by_state)}
             counts = {
                 (name, status): count
                 for name, status, count in session.execute(

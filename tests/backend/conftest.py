@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import threading
@@ -14,11 +15,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from flask import Flask
+from flask.testing import FlaskClient
 
-from active_learning.ledger import Ledger, Project
+from active_learning import registry
+from active_learning.ledger import Ledger, ModelVersion, Project
 from active_learning.ports import ToolAnnotation, ToolTask, ToolUnavailableError
 from backend.annotations import decode_annotation
+from backend.app import create_app
 from backend.regions import encode_rle
+from backend.settings import Settings, WebSettings
+from model.raster import Raster
 
 Answer = tuple[int, dict[str, str], bytes]
 
@@ -178,6 +185,89 @@ def add_project(ledger: Ledger, **changes: Any) -> Project:
 @pytest.fixture
 def project(ledger: Ledger) -> Project:
     return add_project(ledger)
+
+
+class SolidImages:
+    """Every image is 6 x 8 pixels, all of one value; `broken` maps a uri to what is raised for it."""
+
+    def __init__(self) -> None:
+        self.broken: dict[str, Exception] = {}
+        self.opened: list[str] = []
+
+    def open(self, image_uri: str) -> Raster:
+        self.opened.append(image_uri)
+        if image_uri in self.broken:
+            raise self.broken[image_uri]
+        return Raster(np.full((6, 8, 3), 200, np.uint8), np.ones((6, 8), np.bool_))
+
+
+@dataclass(frozen=True)
+class SolidPrediction:
+    probability: np.ndarray
+    edge: np.ndarray
+    embedding: np.ndarray
+
+
+class SolidPredictor:
+    """The left half is a building, nothing is a road."""
+
+    def __init__(self, version: str) -> None:
+        self.version = version
+        self.batches: list[int] = []
+
+    def predict(self, images: Sequence[Raster]) -> list[SolidPrediction]:
+        self.batches.append(len(images))
+        probability = np.zeros((2, 6, 8), np.float32)
+        probability[0, :, :4] = 0.97
+        made = SolidPrediction(probability, np.zeros_like(probability), np.ones(4, np.float32))
+        return [made] * len(images)
+
+
+@dataclass
+class Site:
+    """The application with everything around it."""
+
+    app: Flask
+    client: FlaskClient
+    ledger: Ledger
+    settings: Settings
+    images: SolidImages
+    loaded: list[SolidPredictor]
+
+    def add_project(self, **changes: Any) -> Project:
+        return add_project(self.ledger, **changes)
+
+    def promote(self, project: Project, name: str = "elnet-0001") -> None:
+        with self.ledger.session() as session:
+            row = session.get_one(Project, project.id)
+            sha256 = hashlib.sha256(name.encode()).hexdigest()
+            version = registry.register(session, row, Path("models") / name, sha256, name=name)
+            registry.promote(session, version)
+
+
+@pytest.fixture
+def make_site(ledger: Ledger, tmp_path: Path) -> Callable[..., Site]:
+    """Makes an application over the test's ledger; keyword arguments are those of `WebSettings`."""
+
+    def make(**web: Any) -> Site:
+        settings = Settings(state=tmp_path, web=WebSettings(**web))
+        images, loaded = SolidImages(), []
+
+        def predictor(version: ModelVersion) -> SolidPredictor:
+            if not loaded or loaded[-1].version != version.name:
+                loaded.append(SolidPredictor(version.name))
+            return loaded[-1]
+
+        app = create_app(settings, ledger=ledger, images=images, predictors=predictor)
+        return Site(app, app.test_client(), ledger, settings, images, loaded)
+
+    return make
+
+
+@pytest.fixture
+def site(make_site: Callable[..., Site]) -> Site:
+    """An application without passwords, secrets and projects."""
+    return make_site()
 
 
 @pytest.fixture

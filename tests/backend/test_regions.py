@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -105,6 +107,15 @@ def test_soft_alpha_is_cut_above_127_and_told():
     masks, soft_edges = regions_to_masks([soft], CLASSES, 1, 4)
     assert masks[0, 0].tolist() == [False, False, True, True]
     assert soft_edges
+
+
+def test_a_code_as_base64_text():
+    packed = region(half())
+    packed["value"]["rle"] = base64.b64encode(bytes(packed["value"]["rle"])).decode()
+    assert np.array_equal(regions_to_masks([packed], CLASSES, 4, 6)[0][0], half())
+    packed["value"]["rle"] = "no base64!"
+    with pytest.raises(RleError, match="base64"):
+        regions_to_masks([packed], CLASSES, 4, 6)
 
 
 def test_a_rotated_image_is_refused():
