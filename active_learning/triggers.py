@@ -9,6 +9,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from active_learning.ledger.tables import Cycle, CycleState, Project, Snapshot
+from active_learning.ledger.types import utc_now
 from active_learning.living import labels_since
 from model.errors import ELNetError
 
@@ -85,3 +86,22 @@ def request(session: Session, project: Project, trigger: str) -> Cycle:
 def active_cycle(session: Session, project: Project) -> Cycle | None:
     """The project's cycle that is requested or running."""
     return session.scalar(select(Cycle).where(Cycle.project_id == project.id, Cycle.state.in_(ACTIVE)))
+
+
+def cancel(session: Session, cycle: Cycle, reason: str) -> bool:
+    """Stop a cycle; the worker ends what it is doing for it within seconds.
+
+    Args:
+        session: a writing session; the caller commits.
+        cycle: the cycle.
+        reason: who and why.
+
+    Returns:
+        False when it had already ended, and nothing was changed.
+    """
+    if cycle.state not in ACTIVE:
+        return False
+    cycle.state = CycleState.CANCELLED
+    cycle.reason = reason
+    cycle.finished_at = utc_now()
+    return True

@@ -1,0 +1,38 @@
+"""Where a project stands: how many images are where, and whether anything is still on its way."""
+
+from __future__ import annotations
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from active_learning import pending
+from active_learning.ledger import InboxEvent, InboxState, Project, Task, TaskStatus
+
+
+def counts(session: Session, project: Project) -> dict[TaskStatus, int]:
+    """How many of the project's images have each status; every status is a key."""
+    query = select(Task.status, func.count()).where(Task.project_id == project.id).group_by(Task.status)
+    found = dict(session.execute(query).tuples().all())
+    return {status: found.get(status, 0) for status in TaskStatus}
+
+
+def is_settled(session: Session, project: Project) -> bool:
+    """Whether every event is worked off, every image has its prefill and its route, and the tool knows it.
+
+    Images that cannot be read (FAILED) count as settled once the tool knows that.
+    """
+    waiting = select(InboxEvent.id).where(InboxEvent.state == InboxState.WAITING).limit(1)
+    if session.scalar(waiting) is not None:
+        return False
+    rows = pending.plan(session, project)
+    if any(row.status is TaskStatus.WAITING for row in rows):
+        return False
+    version = project.champion.name if project.champion else None
+    return not any(_is_on_its_way(row, version) for row in rows)
+
+
+def _is_on_its_way(row: pending.Row, version: str | None) -> bool:
+    shown = version is not None and row.status in pending.SHOWN
+    if shown and (row.prediction_id is None or pending.lacks_prefill(row, version or "")):
+        return True
+    return pending.to_accept(row) or pending.to_withdraw(row) or pending.moved(row)

@@ -1,0 +1,263 @@
+"""Commands for leads: cycles, model versions, the accept threshold, the ledger."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+import typer
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from active_learning import registry, thresholds, triggers
+from active_learning.ledger import (
+    Cycle,
+    CycleEvent,
+    CycleState,
+    Ledger,
+    ModelVersion,
+    Project,
+)
+from backend.cli.common import JsonOption, ProjectOption, find_project, open_ledger, show, who
+from backend.settings import load_settings
+from model.errors import ELNetError
+
+_POLL_S = 1.0
+
+cycles_app = typer.Typer(help="The retraining cycles.", no_args_is_help=False)
+models_app = typer.Typer(help="The model versions of a project.", no_args_is_help=False)
+threshold_app = typer.Typer(help="The accept threshold of a project.", no_args_is_help=False)
+ledger_app = typer.Typer(help="The ledger's tables.", no_args_is_help=True)
+
+
+class LoopCommandError(ELNetError):
+    """What was asked for cannot be done to this cycle, version or threshold."""
+
+
+def retrain(
+    project: ProjectOption = None,
+    wait: Annotated[bool, typer.Option(help="Stay until the cycle has ended.")] = False,
+    json_: JsonOption = False,
+) -> None:
+    """Ask for a retraining cycle; the worker runs it."""
+    ledger = open_ledger()
+    with ledger.session() as session:
+        found = find_project(session, project)
+        cycle = triggers.request(session, found, f"command by {who()}")
+        session.flush()
+        cycle_id = cycle.id
+    if not wait:
+        show([_read_cycle(ledger, cycle_id)], as_json=json_, empty="")
+        return
+    row = _wait(ledger, cycle_id, quiet=json_)
+    show([row], as_json=json_, empty="")
+    if row["state"] == CycleState.FAILED:
+        raise LoopCommandError(f"Cycle {cycle_id} failed in step {row['step']}: {row['reason']}")
+
+
+@cycles_app.callback(invoke_without_command=True)
+def cycles(context: typer.Context, project: ProjectOption = None, json_: JsonOption = False) -> None:
+    """The cycles of a project, newest first."""
+    if context.invoked_subcommand is not None:
+        return
+    with open_ledger().session(write=False) as session:
+        found = find_project(session, project)
+        query = select(Cycle).where(Cycle.project_id == found.id).order_by(Cycle.id.desc())
+        rows = [_cycle_row(session, cycle) for cycle in session.scalars(query)]
+    show(rows, as_json=json_, empty=f"No cycle has run in {found.name!r} yet.")
+
+
+@cycles_app.command("log")
+def cycle_log(cycle_id: Annotated[int, typer.Argument(metavar="ID")], json_: JsonOption = False) -> None:
+    """What happened in a cycle, step by step."""
+    with open_ledger().session(write=False) as session:
+        _get_cycle(session, cycle_id)
+        query = select(CycleEvent).where(CycleEvent.cycle_id == cycle_id).order_by(CycleEvent.id)
+        rows = [
+            {"at": event.at, "step": event.step, "message": event.message} for event in session.scalars(query)
+        ]
+    show(rows, as_json=json_, empty=f"Cycle {cycle_id} has not begun yet; is a worker running?")
+
+
+@cycles_app.command("cancel")
+def cancel(cycle_id: Annotated[int, typer.Argument(metavar="ID")]) -> None:
+    """Stop a cycle; what serves now goes on serving."""
+    with open_ledger().session() as session:
+        cycle = _get_cycle(session, cycle_id)
+        if not triggers.cancel(session, cycle, f"cancelled by {who()}"):
+            raise LoopCommandError(f"Cycle {cycle_id} has already ended: {cycle.state}.")
+    typer.echo(f"Cycle {cycle_id} is cancelled.")
+
+
+@models_app.callback(invoke_without_command=True)
+def models(context: typer.Context, project: ProjectOption = None, json_: JsonOption = False) -> None:
+    """The model versions of a project, newest first."""
+    if context.invoked_subcommand is not None:
+        return
+    with open_ledger().session(write=False) as session:
+        found = find_project(session, project)
+        query = select(ModelVersion).where(ModelVersion.project_id == found.id)
+        rows = [_model_row(version) for version in session.scalars(query.order_by(ModelVersion.id.desc()))]
+    show(rows, as_json=json_, empty=f"{found.name!r} has no model version yet: `elnet retrain` trains one.")
+
+
+@models_app.command("promote")
+def promote(name: Annotated[str, typer.Argument(metavar="VERSION")], project: ProjectOption = None) -> None:
+    """Make a version the champion; the worker then prefills with it."""
+    with open_ledger().session() as session:
+        found = find_project(session, project)
+        version = session.scalar(
+            select(ModelVersion).where(ModelVersion.project_id == found.id, ModelVersion.name == name)
+        )
+        if version is None:
+            raise LoopCommandError(f"{found.name!r} has no model version {name!r}: see `elnet models`.")
+        registry.promote(session, version)
+    typer.echo(f"{name} serves {found.name!r} now.")
+
+
+@models_app.command("rollback")
+def rollback(project: ProjectOption = None) -> None:
+    """Go back to the champion before this one."""
+    with open_ledger().session() as session:
+        found = find_project(session, project)
+        version = registry.rollback(session, found)
+        name = version.name
+    typer.echo(f"{name} serves {found.name!r} again.")
+
+
+@threshold_app.callback(invoke_without_command=True)
+def threshold(context: typer.Context, project: ProjectOption = None, json_: JsonOption = False) -> None:
+    """What each accept threshold would accept, and what audits say of it."""
+    if context.invoked_subcommand is not None:
+        return
+    with open_ledger().session(write=False) as session:
+        found = find_project(session, project)
+        rows = [_what_if_row(session, found, value) for value in _ladder(found.accept_threshold)]
+    show(rows, as_json=json_, empty="")
+
+
+@threshold_app.command("set")
+def set_threshold(
+    value: Annotated[
+        str, typer.Argument(help="Predicted IoU from 0 to 1, or `none`: nothing without a human.")
+    ],
+    why: Annotated[str, typer.Option(help="The reason, for the record.")],
+    project: ProjectOption = None,
+) -> None:
+    """Move the accept threshold; every image is routed again."""
+    number = _parse_threshold(value)
+    with open_ledger().session() as session:
+        found = find_project(session, project)
+        change = thresholds.set_threshold(session, found, number, who(), why)
+        before = change.from_value
+    typer.echo(f"The accept threshold of {found.name!r} moved from {before} to {number}.")
+
+
+@threshold_app.command("history")
+def threshold_history(project: ProjectOption = None, json_: JsonOption = False) -> None:
+    """Who moved the threshold, when, from what to what, and why."""
+    with open_ledger().session(write=False) as session:
+        found = find_project(session, project)
+        rows = [
+            {"at": c.at, "who": c.who, "from": c.from_value, "to": c.to_value, "why": c.why}
+            for c in thresholds.history(session, found)
+        ]
+    show(rows, as_json=json_, empty=f"The threshold of {found.name!r} was never moved.")
+
+
+@ledger_app.command("upgrade")
+def upgrade() -> None:
+    """Make the tables, or bring them to this version."""
+    settings = load_settings()
+    ledger = Ledger(settings.ledger_url)
+    ledger.upgrade()
+    typer.echo(f"{ledger!r} is up to date.")
+
+
+def _wait(ledger: Ledger, cycle_id: int, *, quiet: bool) -> dict[str, Any]:
+    seen = 0
+    while True:
+        with ledger.session(write=False) as session:
+            query = select(CycleEvent).where(CycleEvent.cycle_id == cycle_id, CycleEvent.id > seen)
+            for event in session.scalars(query.order_by(CycleEvent.id)):
+                seen = event.id
+                if not quiet:
+                    typer.echo(f"{event.step}: {event.message}", err=True)
+            row = _cycle_row(session, _get_cycle(session, cycle_id))
+        if row["state"] not in triggers.ACTIVE:
+            return row
+        time.sleep(_POLL_S)
+
+
+def _get_cycle(session: Session, cycle_id: int) -> Cycle:
+    cycle = session.get(Cycle, cycle_id)
+    if cycle is None:
+        raise LoopCommandError(f"There is no cycle {cycle_id}: see `elnet cycles`.")
+    return cycle
+
+
+def _read_cycle(ledger: Ledger, cycle_id: int) -> dict[str, Any]:
+    with ledger.session(write=False) as session:
+        return _cycle_row(session, _get_cycle(session, cycle_id))
+
+
+def _cycle_row(session: Session, cycle: Cycle) -> dict[str, Any]:
+    challenger = session.get(ModelVersion, cycle.challenger_id) if cycle.challenger_id else None
+    return {
+        "id": cycle.id,
+        "state": cycle.state,
+        "step": cycle.step,
+        "trigger": cycle.trigger,
+        "model_version": challenger.name if challenger else None,
+        "fg_iou": challenger.metrics.get("fg_iou") if challenger else None,
+        "requested": cycle.requested_at,
+        "seconds": round(sum(cycle.seconds.values()), 1),
+        "reason": cycle.reason,
+    }
+
+
+def _model_row(version: ModelVersion) -> dict[str, Any]:
+    return {
+        "version": version.name,
+        "state": version.state,
+        "fg_iou": version.metrics.get("fg_iou"),
+        "fg_iou_per_image": version.metrics.get("fg_iou_per_image"),
+        "boundary_f1": version.metrics.get("boundary_f1"),
+        "holdout": version.metrics.get("n"),
+        "created": version.created_at,
+        "promoted": version.promoted_at,
+        "sha256": version.sha256[:12],
+    }
+
+
+def _ladder(current: float | None) -> list[float]:
+    steps = {0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95}
+    return sorted(steps | ({current} if current is not None else set()))
+
+
+def _parse_threshold(text: str) -> float | None:
+    if text.lower() == "none":
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not 0 <= value <= 1:
+        raise LoopCommandError(f"{text!r} is not a threshold: give a number from 0 to 1, or `none`.")
+    return value
+
+
+def _what_if_row(session: Session, project: Project, value: float) -> dict[str, Any]:
+    tried = thresholds.what_if(session, project, value)
+    return {
+        "threshold": value,
+        "now": "*" if value == project.accept_threshold else "",
+        "accepted": tried.accepted,
+        "audit": tried.audit,
+        "review": tried.review,
+        "audited": tried.audited,
+        "failures": tried.failures,
+        "risk": tried.realised_risk,
+        "risk_bound": tried.risk_bound,
+        "note": tried.warning,
+    }

@@ -1,0 +1,96 @@
+"""Commands that start things: backend, worker, everything at once, the demo; and what looks after them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from backend.settings import Settings, load_settings
+
+_WATCH_S = 2.0
+
+label_studio_app = typer.Typer(help="The embedded Label Studio.", no_args_is_help=True)
+
+
+def start_logging(settings: Settings) -> None:
+    """One line an event, on standard error."""
+    logging.basicConfig(
+        level=settings.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+
+
+def web() -> None:
+    """Serve the ML contract and the webhook with gunicorn."""
+    from backend.wsgi import gunicorn_command
+
+    settings = load_settings()
+    command = gunicorn_command(settings)
+    os.execv(command[0], command)  # noqa: S606 - our own interpreter; gunicorn gets the signals
+
+
+def worker() -> None:
+    """Work off inbox, prefills and retraining cycles, until SIGTERM or Ctrl-C."""
+    from active_learning.ledger import Ledger
+    from backend.label_studio import LabelStudio
+    from backend.media import MediaStore
+    from backend.worker import Worker
+
+    settings = load_settings()
+    start_logging(settings)
+    tool = LabelStudio.from_settings(settings)
+    images = MediaStore.from_settings(settings)
+    with Ledger(settings.ledger_url) as ledger:
+        Worker(settings, ledger, tool, images).run()
+
+
+def up(
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder with images/ and, for some of them, masks/. Default: a sample scene."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the project. Default: the folder's.")] = None,
+    classes: Annotated[str | None, typer.Option(help="Classes, separated by commas.")] = None,
+    labelled_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the given masks that are imported as labels.")
+    ] = 0.4,
+) -> None:
+    """Label Studio, backend and worker on this machine, for people: Ctrl-C stops them, nothing is lost."""
+    from backend.up import run_up
+
+    settings = load_settings()
+    start_logging(settings)
+    run_up(settings, data, name, classes.split(",") if classes else None, labelled_share)
+
+
+def demo(
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder with images/ and masks/ of equal names. Default: a sample scene."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("demo-report"),
+    cycles: Annotated[int, typer.Option(min=1, help="How many retraining cycles.")] = 3,
+    limit: Annotated[int, typer.Option(min=8, help="How many images at most.")] = 120,
+    seed: Annotated[int, typer.Option(help="Of the choice of images and of the training.")] = 0,
+) -> None:
+    """The whole loop, unattended, with an oracle annotator; ends by itself with a report."""
+    from backend.demo import DemoPlan, run_demo
+
+    run_demo(data, out, DemoPlan(cycles=cycles, limit=limit, seed=seed))
+
+
+@label_studio_app.command("install")
+def install() -> None:
+    """Install the pinned Label Studio into an environment of its own; quick the second time."""
+    from backend.label_studio_install import install as install_label_studio
+
+    started = time.monotonic()
+    program = install_label_studio(say=lambda line: typer.echo(line, err=True))
+    typer.echo(f"{program} ({time.monotonic() - started:.0f} s)")

