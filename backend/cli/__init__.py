@@ -35,11 +35,6 @@ COMMANDS: Final = {
     "doctor": ("backend.cli.project_commands:doctor", "Find what fails silently, and say how to mend it."),
     "label-studio": ("backend.cli.serve_commands:label_studio_app", "Install the embedded Label Studio."),
     "ledger": ("backend.cli.loop_commands:ledger_app", "Make or upgrade the ledger's tables."),
-    "retrain": ("backend.cli.loop_commands:retrain", "Ask for a retraining cycle; the worker runs it."),
-    "cycles": ("backend.cli.loop_commands:cycles_app", "The retraining cycles."),
-    "models": ("backend.cli.loop_commands:models_app", "The model versions of a project."),
-    "threshold": ("backend.cli.loop_commands:threshold_app", "The accept threshold of a project."),
-    "ledger": ("backend.cli.loop_commands:ledger_app", "The ledger's tables."),
 }
 USAGE_ERROR: Final = 2
 
