@@ -127,7 +127,7 @@ def _read(session: Session, project: Project) -> list[_Labelled]:
 def _checked(project: Project) -> list[str]:
     """The classes, which become names of folders."""
     for name in project.classes:
-        if name in {"", ".", ".."} or set(name) & set("/\\\0"):
+        if not name or name.startswith(".") or set(name) & set("/\\\0"):
             raise SnapshotError(f"the class {name!r} cannot be the name of a folder; rename it")
     return list(project.classes)
 
