@@ -48,7 +48,7 @@ def decode_annotation(
             masks = np.zeros((len(classes), 0, 0), dtype=np.bool_)
         else:
             masks, soft_edges = regions_to_masks(result, classes, *size)
-    annotator = _user(payload.get("completed_by"))
+    annotator = _author(payload, machine_annotator)
     lead_time = payload.get("lead_time")
     parent = payload.get("parent_prediction")
     return ToolAnnotation(
@@ -78,6 +78,12 @@ def _copied_in_bulk(payload: Mapping[str, Any]) -> bool:
         and payload.get("lead_time") is None
         and payload.get("parent_prediction") is not None
     )
+
+
+def _author(payload: Mapping[str, Any], machine_annotator: str) -> str:
+    """Whose word it is: a person who corrects an accepted mask and presses Update leaves `completed_by`."""
+    made, updated = _user(payload.get("completed_by")), _user(payload.get("updated_by"))
+    return updated if made == machine_annotator and updated else made
 
 
 def _user(completed_by: object) -> str:

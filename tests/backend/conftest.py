@@ -118,7 +118,7 @@ class Payloads:
             "updated_at": (T0 + timedelta(seconds=seed)).isoformat(),
             "lead_time": 3.5,
             "completed_by": HUMAN,
-            "updated_by": HUMAN,
+            "updated_by": changes.get("completed_by", HUMAN),
             "parent_prediction": None,
             "prediction": {},
             **changes,

@@ -32,6 +32,14 @@ def test_the_machine_user_whatever_the_endpoint(payloads):
     assert decode(payloads.annotation(5, 12, completed_by=None)).annotator == ""
 
 
+def test_a_person_who_updates_an_accepted_mask_makes_it_theirs(payloads):
+    found = decode(payloads.annotation(5, 12, completed_by=2, updated_by=1))
+    assert not found.machine
+    assert found.annotator == "1"
+    assert decode(payloads.annotation(5, 12, completed_by=2, updated_by=2)).machine
+    assert decode(payloads.annotation(5, 12, completed_by=3, updated_by=1)).annotator == "3"
+
+
 def test_copies_made_in_bulk_are_no_human_labels(payloads):
     bulk = payloads.annotation(5, 12, parent_prediction=21, lead_time=None, updated_by=None)
     assert decode(bulk).machine
