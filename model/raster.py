@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from rasterio.crs import CRS
 
-from model.decode import Bands, RasterError, decode
+from model.bands import Bands, RasterError
+from model.decode import decode
 
 __all__ = ["MAX_PIXELS", "Raster", "RasterError", "open_raster", "read_masks", "write_mask", "write_png"]
 

@@ -64,17 +64,17 @@ def noise(*shape: int, seed: int = 0, top: int = 256) -> NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, top, shape, dtype=np.uint8)
 
 
-def big_png_header(width: int, height: int) -> bytes:
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", head)
-        + chunk(b"IDAT", zlib.compress(bytes(1000)))
-        + chunk(b"IEND", b"")
+def png(header: tuple[int, int, int, int], *chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG from width, height, bit depth and colour type, and its further chunks."""
+    ihdr = (b"IHDR", struct.pack(">IIBBBBB", *header, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in (ihdr, *chunks, (b"IEND", b""))
     )
+
+
+def big_png_header(width: int, height: int) -> bytes:
+    return png((width, height, 8, 0), (b"IDAT", zlib.compress(bytes(1000))))
 
 
 class TestEightBit:
@@ -165,6 +165,13 @@ class TestBands:
         raster = open_raster(path)
         np.testing.assert_array_equal(raster.valid, planes[1] > 0)
         np.testing.assert_array_equal(raster.pixels[:, 2:, 2], planes[0][:, 2:])
+        with pytest.raises(RasterError, match="transparency"):
+            read_masks(path)
+        planes[0] = planes[0] > 127
+        planes[1] = 255
+        foreground, valid = read_masks(tiff(path, planes, colours=[ColorInterp.gray, ColorInterp.alpha]))
+        np.testing.assert_array_equal(foreground, planes[0])
+        assert valid.all()
 
     def test_16_bit_colour_png_is_stretched_not_cut(self, tmp_path: Path) -> None:
         path = tmp_path / "deep.png"
@@ -296,6 +303,34 @@ class TestOrientation:
         foreground, valid = read_masks(tmp_path / "mask.png")
         np.testing.assert_array_equal(foreground, open_raster(tmp_path / "image.jpg").pixels[..., 0] > 127)
         assert valid.shape == foreground.shape
+
+    def test_16_bit_colour_png(self) -> None:
+        values = np.random.default_rng(0).integers(0, 65536, (6, 9, 3)).astype(">u2")
+        rows = b"".join(b"\0" + row.tobytes() for row in values)
+        exif = Image.Exif()
+        exif[274] = 6
+        pixels = (b"IDAT", zlib.compress(rows))
+        plain = open_raster(png((9, 6, 16, 2), pixels)).pixels
+        turned = open_raster(png((9, 6, 16, 2), (b"eXIf", exif.tobytes()[6:]), pixels)).pixels
+        np.testing.assert_array_equal(turned, np.rot90(plain, 3))
+
+    def test_a_georeferenced_tiff_stays_as_gdal_sees_it(self, tmp_path: Path) -> None:
+        path, values = tmp_path / "g.tif", noise(6, 9)
+        Image.fromarray(values).save(path, tiffinfo={274: 6, 33550: (2.0, 2.0, 0.0), 33922: (0.0,) * 6})
+        raster = open_raster(path)
+        np.testing.assert_array_equal(raster.pixels[..., 0], values)
+        assert raster.affine == (2, 0, 0, 0, -2, 0)
+
+    def test_a_turned_jpeg_has_no_place_on_earth(self, tmp_path: Path) -> None:
+        """Its world file may mean the frame that is stored or the one that is shown."""
+        for orientation, affine in ((1, (1, 0, -0.5, 0, -1, 0.5)), (6, None)):
+            exif = Image.Exif()
+            exif[274] = orientation
+            Image.fromarray(noise(8, 16)).save(tmp_path / "drone.jpg", exif=exif)
+            (tmp_path / "drone.jgw").write_text("1\n0\n0\n-1\n0\n0\n")
+            raster = open_raster(tmp_path / "drone.jpg")
+            assert raster.affine == affine
+            assert raster.valid.shape == ((8, 16) if orientation == 1 else (16, 8))
 
     def test_a_damaged_exif_block_is_ignored(self) -> None:
         image = Image.fromarray(noise(8, 8))
