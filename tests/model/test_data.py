@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -166,12 +167,15 @@ class TestRepeatable:
         with pytest.raises(DataError, match=r"i0\.png: no such file"):
             uncached[0]
 
-    @pytest.mark.parametrize("context", ["fork", "spawn"])
-    def test_workers_give_the_same_also_in_later_epochs(self, pairs: list[Pair], context: str) -> None:
+    def test_a_spawned_worker_is_not_sent_the_cache(self, pairs: list[Pair]) -> None:
         data = SegmentationData(pairs, 32)
-        loader = DataLoader(
-            data, batch_size=2, num_workers=2, persistent_workers=True, multiprocessing_context=context
-        )
+        sent = pickle.dumps(data)
+        assert len(sent) < sum(array.nbytes for array in data._cache[0])
+        assert same(everything(pickle.loads(sent)), everything(data))
+
+    def test_workers_give_the_same_also_in_later_epochs(self, pairs: list[Pair]) -> None:
+        data = SegmentationData(pairs, 32)
+        loader = DataLoader(data, batch_size=2, num_workers=2, persistent_workers=True)
         for epoch in range(2):
             data.set_epoch(epoch)
             batches = list(loader)

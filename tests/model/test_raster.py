@@ -394,7 +394,7 @@ class TestRefused:
             start = time.monotonic()
             with pytest.raises(RasterError, match="more than the limit of 400000000"):
                 open_raster(source)
-            assert time.monotonic() - start < 2
+            assert time.monotonic() - start < 20  # decoding would take minutes
 
     def test_absurd_blocks(self, tmp_path: Path) -> None:
         path = tmp_path / "blocks.tif"
