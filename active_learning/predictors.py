@@ -1,0 +1,44 @@
+"""Resident predictors, one per model version in use."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection
+from pathlib import Path
+
+from active_learning.ledger import ModelVersion
+from model.predictor import Predictor
+
+
+class PredictorPool:
+    """Loads a model version once and keeps it until another one takes its place. Safe under threads.
+
+    Args:
+        device: "auto", "cpu" or "cuda".
+        batch_size: tiles that go through the network at a time.
+    """
+
+    def __init__(self, device: str = "auto", batch_size: int = 8) -> None:
+        self.device = device
+        self.batch_size = batch_size
+        self._loaded: dict[int, Predictor] = {}
+        self._lock = threading.Lock()
+
+    def get(self, version: ModelVersion) -> Predictor:
+        """The predictor of a model version, loaded at the first call.
+
+        Raises:
+            model.errors.ELNetError: its checkpoint is gone or damaged.
+        """
+        with self._lock:
+            predictor = self._loaded.get(version.id)
+            if predictor is None:
+                predictor = Predictor(Path(version.path), self.device, self.batch_size)
+                self._loaded[version.id] = predictor
+            return predictor
+
+    def keep(self, version_ids: Collection[int]) -> None:
+        """Let go of every predictor but these; whoever still uses one may finish."""
+        with self._lock:
+            for version_id in self._loaded.keys() - set(version_ids):
+                del self._loaded[version_id]
