@@ -1,0 +1,73 @@
+"""A model judged on a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from active_learning.evaluation import HEADLINE, EvaluationError, evaluate
+from model.pairs import DataError
+from model.raster import write_mask, write_png
+
+
+def write(folder: Path, stem: str, seen: slice, truth: slice, alpha: bool = False) -> None:
+    """An image on which the fake model sees one square, and a mask that holds another one."""
+    pixels = np.zeros((32, 32, 4 if alpha else 3), np.uint8)
+    pixels[seen, seen, 0] = 255
+    if alpha:
+        pixels[:16, :, 3] = 255
+    mask = np.zeros((32, 32), np.bool_)
+    mask[truth, truth] = True
+    for part in ("images", "masks"):
+        (folder / part).mkdir(exist_ok=True)
+    write_png(folder / "images" / f"{stem}.png", pixels)
+    write_mask(folder / "masks" / f"{stem}.png", mask)
+
+
+def test_figures_and_images(tmp_path: Path, make_predictor: Any) -> None:
+    write(tmp_path, "a", slice(8, 16), slice(8, 16))
+    write(tmp_path, "b", slice(8, 16), slice(8, 24))
+    scores = evaluate(make_predictor(), tmp_path, ["oil"])
+    assert set(HEADLINE) <= scores.keys()
+    assert scores["n"] == 2
+    assert scores["fg_iou"] == pytest.approx((64 + 64) / (64 + 256))
+    assert scores["fg_iou_per_image"] == pytest.approx((1 + 0.25) / 2)
+    assert [(s["image"], s["iou"]) for s in scores["per_image"]] == [("a", 1.0), ("b", 0.25)]
+    assert scores["per_image"][1]["predicted_share"] == pytest.approx(64 / 1024)
+    assert scores["per_image"][1]["truth_share"] == pytest.approx(256 / 1024)
+
+
+def test_what_is_not_valid_counts_nowhere(tmp_path: Path, make_predictor: Any) -> None:
+    write(tmp_path, "a", slice(8, 16), slice(8, 24), alpha=True)
+    scores = evaluate(make_predictor(), tmp_path, ["oil"])
+    assert scores["fg_iou"] == pytest.approx(64 / (8 * 16))  # the lower half of the truth is not there
+
+
+def test_a_model_of_other_classes(tmp_path: Path, make_predictor: Any) -> None:
+    write(tmp_path, "a", slice(8, 16), slice(8, 16))
+    with pytest.raises(EvaluationError, match="elnet-0001 predicts 2 classes"):
+        evaluate(make_predictor(classes=2), tmp_path, ["oil"])
+
+
+def test_an_empty_folder(tmp_path: Path, make_predictor: Any) -> None:
+    with pytest.raises(DataError):
+        evaluate(make_predictor(), tmp_path, ["oil"])
+
+
+def test_it_can_be_ended_between_images(tmp_path: Path, make_predictor: Any) -> None:
+    for stem in "abc":
+        write(tmp_path, stem, slice(8, 16), slice(8, 16))
+    asked: list[int] = []
+
+    def each() -> None:
+        asked.append(len(predictor.batches))
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+
+    predictor = make_predictor()
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(predictor, tmp_path, ["oil"], each=each)
+    assert asked == [0, 1]
