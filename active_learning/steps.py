@@ -1,0 +1,265 @@
+"""What each step of a retraining cycle does. Nothing here knows how the steps are made durable.
+
+Every step may be repeated: what an earlier run of it left, finished or half, is found and used or cleared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from active_learning import evaluation, fine_tuning, gate, prefill, quality, registry
+from active_learning.context import CycleContext
+from active_learning.journal import Journal
+from active_learning.ledger import Cycle, CycleState, ModelState, ModelVersion, Project, Snapshot
+from active_learning.ports import ToolUnavailableError
+from active_learning.snapshot import take
+from model.checkpoint import read_card
+
+PROMOTE, REJECT = "promote", "reject"
+_CHUNK = 64  # tasks that are predicted before the tool hears of them
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a step: a sentence for people, and its numbers."""
+
+    message: str
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+def snapshot(context: CycleContext, journal: Journal) -> Outcome:
+    """Freeze what people have labelled up to now."""
+    with context.ledger.session() as session:
+        project = _project(session, journal.cycle_id)
+        frozen = take(session, project, context.images, context.folder / "snapshots")
+        session.get_one(Cycle, journal.cycle_id).snapshot_id = frozen.id
+        train, holdout, left_out = (len(frozen.manifest[key]) for key in ("train", "holdout", "left_out"))
+    message = f"Froze {_images(train)} to train on and {holdout} to judge by."
+    if left_out:
+        message += f" {_images(left_out, 'labelled')} could not be used; the snapshot's manifest says why."
+    return Outcome(
+        message, {"train": train, "holdout": holdout, "left_out": left_out, "sha256": frozen.sha256}
+    )
+
+
+def train(context: CycleContext, journal: Journal) -> Outcome:
+    """Fine-tune in a child process and register the result as the challenger."""
+    plan = fine_tuning.plan(context, journal.cycle_id)
+    reused = fine_tuning.fine_tune(context, journal, plan)
+    out = Path(plan.out)
+    sha256 = read_card(out).weights_sha256
+    with context.ledger.session() as session:
+        cycle = session.get_one(Cycle, journal.cycle_id)
+        version = registry.register(
+            session,
+            cycle.project,
+            out,
+            sha256,
+            snapshot=session.get_one(Snapshot, cycle.snapshot_id),
+            parent=session.get(ModelVersion, plan.parent_id) if plan.parent_id else None,
+            name=plan.version,
+        )
+        cycle.challenger_id = version.id
+    start = f"from {plan.parent}" if plan.parent else "from the trunk alone"
+    again = " The checkpoint was finished before the worker was interrupted." if reused else ""
+    return Outcome(
+        f"Trained {version.name} {start}.{again}", {"version": version.name, "parent": plan.parent}
+    )
+
+
+def evaluate(context: CycleContext, journal: Journal) -> Outcome:
+    """Judge challenger and champion on the same holdout: the snapshot's.
+
+    The challenger's `ModelVersion.metrics` get its scores, the hash of the snapshot, and, under "champion",
+    the scores of the model that it has to beat. The champion's own metrics stay as they were.
+    """
+    with context.ledger.session(write=False) as session:
+        cycle = session.get_one(Cycle, journal.cycle_id)
+        classes = list(cycle.project.classes)
+        challenger = session.get_one(ModelVersion, cycle.challenger_id)
+        champion = cycle.project.champion
+        sha256 = session.get_one(Snapshot, cycle.snapshot_id).sha256
+    if champion is not None and champion.id == challenger.id:
+        raise evaluation.EvaluationError(
+            f"{champion.name} has been promoted by hand; nothing is left to judge"
+        )
+    holdout = context.folder / "snapshots" / sha256 / "holdout"
+
+    def judge(version: ModelVersion) -> dict[str, Any]:
+        predictor = context.predictors.get(version)
+        scores = evaluation.evaluate(predictor, holdout, classes, each=lambda: _check(context, journal))
+        journal.note(
+            "evaluate",
+            f"{version.name} reaches IoU {scores['fg_iou']:.3f} over all pixels of {_images(scores['n'])}.",
+            version=version.name,
+            fg_iou=scores["fg_iou"],
+        )
+        return scores
+
+    metrics = {**judge(challenger), "snapshot": sha256, "champion": None}
+    if champion is not None:
+        metrics["champion"] = {"name": champion.name, **judge(champion)}
+    with context.ledger.session() as session:
+        session.get_one(ModelVersion, challenger.id).metrics = metrics
+    against = f" against {metrics['champion']['fg_iou']:.3f} of {champion.name}" if champion else ""
+    numbers = {key: metrics[key] for key in evaluation.HEADLINE}
+    return Outcome(f"{challenger.name} reaches holdout IoU {metrics['fg_iou']:.3f}{against}.", numbers)
+
+
+def decide(context: CycleContext, journal: Journal) -> Outcome:
+    """Let the gate decide; its decision is kept with the challenger's metrics."""
+    with context.ledger.session() as session:
+        challenger = _challenger(session, journal.cycle_id)
+        metrics = challenger.metrics
+        champion = metrics["champion"]
+        decided = gate.decide(
+            _image_scores(metrics), _image_scores(champion) if champion is not None else None
+        )
+        said = {
+            "promote": decided.promote,
+            "reason": decided.reason,
+            "delta": decided.delta,
+            "interval": list(decided.interval) if decided.interval else None,
+        }
+        challenger.metrics = {**metrics, "gate": said}
+    return Outcome(f"{challenger.name} is {decided.reason}.", said)
+
+
+def promote(context: CycleContext, journal: Journal) -> Outcome:
+    """Make the challenger the champion."""
+    with context.ledger.session() as session:
+        challenger = _challenger(session, journal.cycle_id)
+        registry.promote(session, challenger)
+    return Outcome(f"{challenger.name} serves from now on.", {"version": challenger.name})
+
+
+def reject(context: CycleContext, journal: Journal) -> Outcome:
+    """Leave the champion where it is."""
+    with context.ledger.session() as session:
+        challenger = _challenger(session, journal.cycle_id)
+        registry.reject(session, challenger)
+        champion = _project(session, journal.cycle_id).champion
+        serving = f"{champion.name} goes on serving" if champion else "no model serves yet"
+    return Outcome(f"{challenger.name} is put aside; {serving}.", {"version": challenger.name})
+
+
+def recalibrate(context: CycleContext, journal: Journal) -> Outcome:
+    """Fit the champion's map from score to predicted IoU on the audits so far."""
+    with context.ledger.session() as session:
+        project = _project(session, journal.cycle_id)
+        if project.champion is None:
+            return Outcome("There is no model to calibrate yet.")
+        calibration = quality.recalibrate(session, project, project.champion)
+        kind, samples, name = calibration.kind, calibration.samples, project.champion.name
+    if kind == "identity":
+        message = f"{samples} audits are too few to calibrate {name} on; its scores count as they are."
+    else:
+        message = f"Calibrated {name} on {samples} audits."
+    return Outcome(message, {"kind": kind, "samples": samples})
+
+
+def predict_again(context: CycleContext, journal: Journal) -> Outcome:
+    """Predict, route and push what is unlabelled, chunk by chunk.
+
+    What cannot be done now is no reason to fail: it is plain from the ledger, and the worker goes on with it
+    as soon as the tool answers.
+    """
+    with context.ledger.session(write=False) as session:
+        project_id = _project(session, journal.cycle_id).id
+    predicted, pushed = 0, 0
+    try:
+        while True:
+            _check(context, journal)
+            with context.prefilling(project_id):
+                stored = prefill.predict_waiting(
+                    context.ledger,
+                    project_id,
+                    context.champion_predictor(project_id),
+                    context.images,
+                    batch=context.predictors.batch_size,
+                    limit=_CHUNK,
+                )
+                pushed += prefill.push(context.ledger, project_id, context.tool).prefills
+            if not stored:
+                break
+            predicted += stored
+            journal.note("prefill", f"Predicted {_images(predicted, 'unlabelled')}.", predicted=predicted)
+    except ToolUnavailableError as error:
+        message = (
+            f"Predicted {_images(predicted, 'unlabelled')}. {error}; the worker goes on when it answers."
+        )
+        return Outcome(message, {"predicted": predicted, "pushed": pushed})
+    message = f"Predicted and routed {_images(predicted, 'unlabelled')}."
+    return Outcome(message, {"predicted": predicted, "pushed": pushed})
+
+
+STEPS: Mapping[str, Callable[[CycleContext, Journal], Outcome]] = {
+    "snapshot": snapshot,
+    "train": train,
+    "evaluate": evaluate,
+    "gate": decide,
+    PROMOTE: promote,
+    REJECT: reject,
+    "recalibrate": recalibrate,
+    "prefill": predict_again,
+}
+
+BEGINNINGS: Mapping[str, str] = {
+    "snapshot": "Freezing the labels into a training set and a holdout.",
+    "train": "Fine-tuning adapter and decoder.",
+    "evaluate": "Judging challenger and champion on the holdout.",
+    "gate": "Deciding whether the challenger is better.",
+    PROMOTE: "Promoting the challenger.",
+    REJECT: "Putting the challenger aside.",
+    "recalibrate": "Calibrating the quality score on the audits.",
+    "prefill": "Predicting what is still unlabelled.",
+}
+
+
+def decision(context: CycleContext, cycle_id: int) -> str:
+    """What the gate has decided: `PROMOTE`, `REJECT`, or "" as long as it has not."""
+    with context.ledger.session(write=False) as session:
+        cycle = session.get_one(Cycle, cycle_id)
+        challenger = session.get(ModelVersion, cycle.challenger_id) if cycle.challenger_id else None
+        said = challenger.metrics.get("gate") if challenger else None
+    return "" if said is None else PROMOTE if said["promote"] else REJECT
+
+
+def ending(context: CycleContext, cycle_id: int) -> tuple[CycleState, str]:
+    """The end state of a cycle whose steps are all done, and why."""
+    with context.ledger.session(write=False) as session:
+        challenger = _challenger(session, cycle_id)
+    rejected = challenger.state is ModelState.REJECTED
+    said = f"{challenger.name}, {challenger.metrics['gate']['reason']}"
+    return CycleState.REJECTED if rejected else CycleState.PROMOTED, said
+
+
+def _images(count: int, kind: str = "") -> str:
+    """E.g. "3 unlabelled images"."""
+    return " ".join(filter(None, [str(count), kind, "image" if count == 1 else "images"]))
+
+
+def _check(context: CycleContext, journal: Journal) -> None:
+    """Raise if the worker is to stop or the cycle was cancelled."""
+    context.check()
+    journal.check()
+
+
+def _project(session: Session, cycle_id: int) -> Project:
+    return session.get_one(Cycle, cycle_id).project
+
+
+def _challenger(session: Session, cycle_id: int) -> ModelVersion:
+    return session.get_one(ModelVersion, session.get_one(Cycle, cycle_id).challenger_id)
+
+
+def _image_scores(metrics: Mapping[str, Any]) -> list[gate.ImageScore]:
+    return [
+        gate.ImageScore(s["image"], s["iou"], s["predicted_share"], s["truth_share"])
+        for s in metrics["per_image"]
+    ]
