@@ -103,7 +103,7 @@ def test_another_signal_is_named(run: Run) -> None:
 
 def test_no_python_is_an_error_of_ours(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    with pytest.raises(TrainingFailedError, match="could not be started: .*nowhere"):
+    with pytest.raises(TrainingFailedError, match=r"could not be started: .*nowhere"):
         run("pass")
 
 

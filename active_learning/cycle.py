@@ -1,0 +1,163 @@
+"""The durable retraining cycle: snapshot, train, evaluate, gate, promote or reject, recalibrate, prefill.
+
+A DBOS workflow over a `Cycle` row. DBOS remembers which steps are finished and takes the workflow up again
+when a worker starts after a crash; the ledger holds everything else, also what people see. The workflow's
+only argument is the cycle's id and its steps return words, so DBOS stores nothing else, as JSON.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from dbos import DBOS
+
+from active_learning.context import CycleContext, Interrupted
+from active_learning.journal import CycleEndedError, Journal
+from active_learning.ledger import CycleState
+from active_learning.ledger.failures import LedgerError
+from active_learning.ports import ToolUnavailableError
+from active_learning.steps import BEGINNINGS, STEPS, Outcome, decision, ending
+from model.errors import ELNetError
+
+log = logging.getLogger(__name__)
+
+
+class CycleRunningError(ELNetError):
+    """Two workers in one process."""
+
+
+MAX_RECOVERIES = 20  # a cycle that brings its worker down each time is given up
+ENDED = "ended"
+_TRANSIENT = (ToolUnavailableError, LedgerError)
+_LONGEST_WAIT_S = 60.0
+
+_context: CycleContext | None = None
+_running: set[int] = set()
+_changed = threading.Condition()
+
+
+def surround(context: CycleContext | None) -> None:
+    """Set what the workflows of this process work with; DBOS itself is one per process, too.
+
+    Raises:
+        CycleRunningError: something else is set already.
+    """
+    global _context
+    if context is not None and _context is not None:
+        raise CycleRunningError("a worker runs in this process already; stop it first")
+    _context = context
+
+
+def wait_until_idle(timeout_s: float) -> bool:
+    """Wait until no workflow runs in this process; False if one still does."""
+    with _changed:
+        return _changed.wait_for(lambda: not _running, timeout_s)
+
+
+@contextmanager
+def _counted(cycle_id: int) -> Iterator[None]:
+    with _changed:
+        _running.add(cycle_id)
+    try:
+        yield
+    finally:
+        with _changed:
+            _running.discard(cycle_id)
+            _changed.notify_all()
+
+
+@DBOS.workflow(name="retrain", max_recovery_attempts=MAX_RECOVERIES)
+def retrain(cycle_id: int) -> str:
+    """Run a cycle to its end.
+
+    A step that fails ends the cycle in the ledger, so the workflow itself fails only when the ledger cannot
+    be written; `jobs.CycleJobs.work_off` settles that later.
+
+    Returns:
+        The state that the cycle ended in, or `ENDED` if it was cut short.
+    """
+    context = _context
+    if context is None:
+        raise RuntimeError("surround() must be called before a workflow starts")
+    with _counted(cycle_id):
+        decided = ""
+        for step in ("snapshot", "train", "evaluate", "gate"):
+            decided = _durably(context, step, cycle_id)
+            if decided == ENDED:
+                return ENDED
+        for step in (decided, "recalibrate", "prefill"):
+            if _durably(context, step, cycle_id) == ENDED:
+                return ENDED
+        state, reason = ending(context, cycle_id)  # no step of its own: it may be repeated
+        if Journal(context.ledger, cycle_id).end(state, reason):
+            log.info("cycle %d ended %s: %s", cycle_id, state, reason)
+        return str(state)
+
+
+def _durably(context: CycleContext, step: str, cycle_id: int) -> str:
+    return DBOS.run_step({"name": step}, perform, context, step, cycle_id)
+
+
+def perform(context: CycleContext, step: str, cycle_id: int) -> str:
+    """Run one step, unless it is finished, and write down how it went.
+
+    Returns:
+        `ENDED` if the cycle goes no further, else what the gate has decided: "" (nothing yet), "promote" or
+        "reject".
+
+    Raises:
+        Interrupted: the worker is stopping; the step counts as not run.
+    """
+    journal = Journal(context.ledger, cycle_id)
+    try:
+        journal.check()
+        # A crash can fall between the ledger's record of a finished step and that of DBOS.
+        if not journal.is_finished(step):
+            journal.begin(step, BEGINNINGS[step])
+            started = time.monotonic()
+            outcome = _patiently(context, journal, step)
+            journal.finish(step, time.monotonic() - started, outcome.message, outcome.data)
+            log.info("cycle %d: %s: %s", cycle_id, step, outcome.message)
+        return decision(context, cycle_id)
+    except CycleEndedError as ended:
+        log.info("cycle %d: stopped during %s: %s", cycle_id, step, ended)
+        journal.stopped(step, f"Stopped: {ended}.")
+    except Interrupted:
+        log.info("cycle %d: %s is interrupted, the worker is stopping", cycle_id, step)
+        with suppress(LedgerError):
+            journal.note(step, "The worker is stopping; this step begins again when it starts.")
+        raise
+    except ELNetError as error:
+        _fail(journal, step, str(error))
+    except Exception as error:  # the boundary of a step: whatever went wrong ends this cycle, with its reason
+        log.exception("cycle %d: %s failed unexpectedly", cycle_id, step)
+        _fail(journal, step, f"unexpected {type(error).__name__}: {error}")
+    return ENDED
+
+
+def _patiently(context: CycleContext, journal: Journal, step: str) -> Outcome:
+    """Run a step; wait and try again, for a while, when the tool or the database does not answer."""
+    give_up = time.monotonic() + context.patience_s
+    delay = 1.0
+    while True:
+        try:
+            return STEPS[step](context, journal)
+        except _TRANSIENT as error:
+            if time.monotonic() + delay > give_up:
+                raise
+            log.warning("cycle %d: %s: %s; trying again in %.0f s", journal.cycle_id, step, error, delay)
+            with suppress(LedgerError):
+                journal.note(step, f"{error}. Trying again in {delay:.0f} s.", retry_in_s=delay)
+        context.sleep(delay)
+        with suppress(LedgerError):
+            journal.check()
+        delay = min(_LONGEST_WAIT_S, 2 * delay)
+
+
+def _fail(journal: Journal, step: str, reason: str) -> None:
+    if journal.end(CycleState.FAILED, f"{step}: {reason}"):
+        log.error("cycle %d failed: %s: %s", journal.cycle_id, step, reason)

@@ -1,0 +1,375 @@
+"""The engine under the cycles, with steps that only say that they ran."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dbos import DBOS
+from sqlalchemy import create_engine, select, text
+
+from active_learning import cycle as cycles
+from active_learning import jobs, triggers
+from active_learning.context import CycleContext
+from active_learning.jobs import CycleJobs, JobsError
+from active_learning.journal import Journal
+from active_learning.ledger import Cycle, CycleEvent, CycleState, Ledger, Project
+from active_learning.ports import ToolUnavailableError
+from active_learning.predictors import PredictorPool
+from active_learning.steps import STEPS, Outcome
+from model.errors import ELNetError
+
+Step = Callable[[CycleContext, Journal], Outcome]
+
+
+class Bench:
+    """A ledger, a jobs database, and steps that can be replaced."""
+
+    def __init__(self, ledger: Ledger, folder: Path, jobs_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ledger = ledger
+        self.folder = folder
+        self.jobs_url = jobs_url
+        self.ran: list[str] = []
+        self.decided = "promote"
+        self._monkeypatch = monkeypatch
+        with ledger.session() as session:
+            project = Project(name="spills", tool_url="http://tool", tool_project_id=1, classes=["oil"])
+            session.add(project)
+            session.flush()
+            self.project_id = project.id
+        for name in STEPS:
+            self.replace(name, self.runs(name))
+        monkeypatch.setattr(cycles, "decision", lambda _context, _id: self.decision())
+        monkeypatch.setattr(cycles, "ending", lambda _context, _id: (CycleState.PROMOTED, "better"))
+
+    def decision(self) -> str:
+        return self.decided if "gate" in self.ran else ""
+
+    def runs(self, name: str) -> Step:
+        def step(_context: CycleContext, _journal: Journal) -> Outcome:
+            self.ran.append(name)
+            return Outcome(f"{name} is done.")
+
+        return step
+
+    def replace(self, name: str, step: Step) -> None:
+        self._monkeypatch.setitem(STEPS, name, step)  # type: ignore[misc]
+
+    def request(self) -> int:
+        with self.ledger.session() as session:
+            return triggers.request(session, session.get_one(Project, self.project_id), "a test").id
+
+    def context(self) -> CycleContext:
+        nothing: Any = None
+        return CycleContext(self.ledger, nothing, nothing, PredictorPool(), self.folder, patience_s=5)
+
+    @contextmanager
+    def worker(self) -> Iterator[CycleJobs]:
+        with CycleJobs(self.context(), self.jobs_url) as engine:
+            yield engine
+
+    def cycle(self, cycle_id: int) -> Cycle:
+        with self.ledger.session(write=False) as session:
+            return session.get_one(Cycle, cycle_id)
+
+    def messages(self) -> list[str]:
+        with self.ledger.session(write=False) as session:
+            return list(session.scalars(select(CycleEvent.message).order_by(CycleEvent.id)))
+
+    def wait(self, cycle_id: int, state: CycleState | None = None, engine: CycleJobs | None = None) -> Cycle:
+        until = time.monotonic() + 30
+        while time.monotonic() < until:
+            row = self.cycle(cycle_id)
+            if row.state is state or (state is None and row.finished_at is not None):
+                return row
+            if engine is not None:
+                engine.work_off()
+            time.sleep(0.05)
+        pytest.fail(f"cycle {cycle_id} is {row.state}: {self.messages()}")
+
+
+@pytest.fixture
+def bench(ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    return Bench(ledger, tmp_path, f"sqlite:///{tmp_path / 'jobs.sqlite'}", monkeypatch)
+
+
+PROMOTED = ["snapshot", "train", "evaluate", "gate", "promote", "recalibrate", "prefill"]
+
+
+def test_a_requested_cycle_goes_through_all_its_steps(bench: Bench) -> None:
+    cycle_id = bench.request()
+    with bench.worker() as engine:
+        assert engine.work_off() == 1
+        row = bench.wait(cycle_id)
+        assert engine.work_off() == 0
+    assert bench.ran == PROMOTED
+    assert (row.state, row.reason) == (CycleState.PROMOTED, "better")
+    assert list(row.seconds) == PROMOTED
+    assert row.started_at is not None
+    assert bench.messages()[-1] == "The cycle ended promoted: better"
+
+
+def test_a_rejected_challenger_leaves_the_champion_to_be_calibrated(bench: Bench) -> None:
+    bench.decided = "reject"
+    cycle_id = bench.request()
+    with bench.worker() as engine:
+        engine.work_off()
+        bench.wait(cycle_id)
+    assert bench.ran == ["snapshot", "train", "evaluate", "gate", "reject", "recalibrate", "prefill"]
+
+
+def test_work_off_starts_a_cycle_once(bench: Bench) -> None:
+    going = threading.Event()
+    bench.replace("snapshot", lambda _c, _j: Outcome(str(going.wait(20))))
+    cycle_id = bench.request()
+    with bench.worker() as engine:
+        assert engine.work_off() == 1
+        bench.wait(cycle_id, CycleState.RUNNING)
+        assert engine.work_off() == 0
+        going.set()
+        bench.wait(cycle_id)
+    assert bench.ran == PROMOTED[1:]
+
+
+def test_a_failing_step_ends_the_cycle_with_its_reason(bench: Bench) -> None:
+    def fail(_context: CycleContext, _journal: Journal) -> Outcome:
+        raise ELNetError("the disk is full; make room")
+
+    bench.replace("train", fail)
+    cycle_id = bench.request()
+    with bench.worker() as engine:
+        engine.work_off()
+        row = bench.wait(cycle_id)
+    assert (row.state, row.step) == (CycleState.FAILED, "train")
+    assert row.reason == "train: the disk is full; make room"
+    assert bench.ran == ["snapshot"]
+
+
+def test_a_defect_ends_the_cycle_too(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(_context: CycleContext, _journal: Journal) -> Outcome:
+        raise KeyError("a defect")
+
+    bench.replace("evaluate", fail)
+    cycle_id = bench.request()
+    with bench.worker() as engine:
+        engine.work_off()
+        row = bench.wait(cycle_id)
+    assert row.state is CycleState.FAILED
+    assert row.reason == "evaluate: unexpected KeyError: 'a defect'"
+    assert "Traceback" in caplog.text
+
+
+def test_a_silent_tool_is_waited_for(bench: Bench) -> None:
+    tries: list[float] = []
+
+    def fail_twice(_context: CycleContext, _journal: Journal) -> Outcome:
+        tries.append(time.monotonic())
+        if len(tries) < 3:
+            raise ToolUnavailableError("Label Studio does not answer")
+        return Outcome("Frozen.")
+
+    bench.replace("snapshot", fail_twice)
+    cycle_id = bench.request()
+    with bench.worker() as engine:
+        engine.work_off()
+        row = bench.wait(cycle_id)
+    assert row.state is CycleState.PROMOTED
+    assert tries[1] - tries[0] >= 1
+    assert tries[2] - tries[1] >= 2
+    assert "Label Studio does not answer. Trying again in 1 s." in bench.messages()
+
+
+def test_a_tool_that_stays_silent_fails_the_cycle(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_context: CycleContext, _journal: Journal) -> Outcome:
+        raise ToolUnavailableError("Label Studio does not answer")
+
+    bench.replace("snapshot", fail)
+    context = replace(bench.context(), patience_s=2)
+    cycle_id = bench.request()
+    with CycleJobs(context, bench.jobs_url) as engine:
+        engine.work_off()
+        row = bench.wait(cycle_id)
+    assert (row.state, row.reason) == (CycleState.FAILED, "snapshot: Label Studio does not answer")
+
+
+def test_a_stopped_worker_leaves_the_step_to_the_next(bench: Bench) -> None:
+    began = threading.Event()
+
+    def slow(context: CycleContext, _journal: Journal) -> Outcome:
+        began.set()
+        context.sleep(60)
+        return Outcome("never")
+
+    bench.replace("train", slow)
+    cycle_id = bench.request()
+    with bench.worker() as engine:
+        engine.work_off()
+        assert began.wait(20)
+        started = time.monotonic()
+    assert time.monotonic() - started < 8
+    assert bench.cycle(cycle_id).state is CycleState.RUNNING
+    assert bench.messages()[-1] == "The worker is stopping; this step begins again when it starts."
+    bench.replace("train", bench.runs("train"))
+    with bench.worker():
+        assert bench.wait(cycle_id).state is CycleState.PROMOTED
+    assert bench.ran == PROMOTED  # each once: the finished one is not repeated
+
+
+def test_a_waiting_cycle_can_be_stopped_and_cancelled(bench: Bench) -> None:
+    def silent(_context: CycleContext, _journal: Journal) -> Outcome:
+        raise ToolUnavailableError("Label Studio does not answer")
+
+    bench.replace("snapshot", silent)
+    cycle_id = bench.request()
+    with bench.worker() as engine:
+        engine.work_off()
+        bench.wait(cycle_id, CycleState.RUNNING)
+        with bench.ledger.session() as session:
+            row = session.get_one(Cycle, cycle_id)
+            row.state, row.reason = CycleState.CANCELLED, "cancelled by ada"
+        assert cycles.wait_until_idle(10)
+    row = bench.cycle(cycle_id)
+    assert (row.state, row.reason) == (CycleState.CANCELLED, "cancelled by ada")
+    assert row.finished_at is not None
+    assert "Stopped: cancelled by ada." in bench.messages()
+
+
+def test_a_step_that_the_ledger_knows_is_not_run_again(bench: Bench) -> None:
+    """As after a crash between the ledger's record and that of DBOS."""
+    cycle_id = bench.request()
+    Journal(bench.ledger, cycle_id).finish("snapshot", 1, "Frozen.", {})
+    with bench.worker() as engine:
+        engine.work_off()
+        bench.wait(cycle_id)
+    assert bench.ran == PROMOTED[1:]
+
+
+def test_a_lost_jobs_database_is_no_lost_cycle(bench: Bench, tmp_path: Path) -> None:
+    began = threading.Event()
+
+    def slow(context: CycleContext, _journal: Journal) -> Outcome:
+        began.set()
+        context.sleep(60)
+        return Outcome("never")
+
+    bench.replace("evaluate", slow)
+    cycle_id = bench.request()
+    with bench.worker() as engine:
+        engine.work_off()
+        assert began.wait(20)
+    (tmp_path / "jobs.sqlite").unlink()
+    bench.replace("evaluate", bench.runs("evaluate"))
+    with bench.worker() as engine:
+        engine.work_off()
+        assert bench.wait(cycle_id).state is CycleState.PROMOTED
+    assert bench.ran == PROMOTED
+
+
+def test_a_workflow_of_other_code_begins_anew(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    began = threading.Event()
+
+    def slow(context: CycleContext, _journal: Journal) -> Outcome:
+        began.set()
+        context.sleep(60)
+        return Outcome("never")
+
+    bench.replace("train", slow)
+    cycle_id = bench.request()
+    monkeypatch.setattr(jobs, "APPLICATION_VERSION", "0")
+    with bench.worker() as engine:
+        engine.work_off()
+        assert began.wait(20)
+    monkeypatch.setattr(jobs, "APPLICATION_VERSION", "1")
+    bench.replace("train", bench.runs("train"))
+    with bench.worker() as engine:
+        assert bench.wait(cycle_id, engine=engine).state is CycleState.PROMOTED
+    assert bench.ran == PROMOTED
+
+
+def test_a_workflow_that_failed_before_its_cycle_settles_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def break_down(_context: CycleContext, _step: str, _cycle_id: int) -> str:
+        raise RuntimeError("the ledger could not be written")
+
+    monkeypatch.setattr(cycles, "perform", break_down)
+    cycle_id = bench.request()
+    with bench.worker() as engine:
+        engine.work_off()
+        row = bench.wait(cycle_id, engine=engine)
+    assert row.state is CycleState.FAILED
+    assert row.reason == "the workflow ended ERROR before the cycle did: see the worker's log"
+
+
+def test_nothing_is_pickled(bench: Bench, tmp_path: Path) -> None:
+    cycle_id = bench.request()
+    with bench.worker() as engine:
+        engine.work_off()
+        bench.wait(cycle_id)
+    store = create_engine(bench.jobs_url)
+    with store.connect() as connection:
+        kinds = set(connection.execute(text("SELECT DISTINCT serialization FROM workflow_status")).scalars())
+        kinds |= set(
+            connection.execute(text("SELECT DISTINCT serialization FROM operation_outputs")).scalars()
+        )
+    store.dispose()
+    assert kinds == {"portable_json"}
+
+
+def test_nothing_is_said_and_nobody_is_called(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    called: list[Any] = []
+
+    def connect(_socket: socket.socket, address: Any) -> None:
+        called.append(address)
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    cycle_id = bench.request()
+    with bench.worker() as engine:
+        engine.work_off()
+        bench.wait(cycle_id)
+    out, err = capfd.readouterr()
+    assert called == []
+    assert "dbos" not in (out + err).lower()
+
+
+def test_one_engine_per_process(bench: Bench) -> None:
+    with bench.worker():
+        second = CycleJobs(bench.context(), bench.jobs_url)
+        with pytest.raises(cycles.CycleRunningError, match="already"):
+            second.start()
+        assert DBOS.list_workflows() == []  # the first one is unharmed
+
+
+def test_a_jobs_database_that_cannot_be_had_is_named(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "jobs.sqlite").write_bytes(b"this is no database, but long enough to look like one" * 40)
+    with pytest.raises(JobsError, match=r"jobs\.sqlite"):
+        CycleJobs(bench.context(), bench.jobs_url).start()
+    (tmp_path / "jobs.sqlite").unlink()
+    with bench.worker():
+        pass  # the failed start left nothing behind
+
+
+@pytest.mark.postgresql
+def test_the_same_on_postgresql(
+    postgresql_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    with Ledger(postgresql_url) as ledger:
+        ledger.upgrade()
+        bench = Bench(ledger, tmp_path, postgresql_url, monkeypatch)
+        cycle_id = bench.request()
+        with bench.worker() as engine:
+            engine.work_off()
+            assert bench.wait(cycle_id).state is CycleState.PROMOTED
+    assert bench.ran == PROMOTED
