@@ -16,9 +16,8 @@ from backend.cli.progress import progress_bar
 from model.errors import ELNetError
 
 if TYPE_CHECKING:
-    from model.training import TrainProgress
-
     from model.predictor import Predictor
+    from model.training import TrainProgress
 
 TRUNK = "sam2-hiera-tiny"
 ERRORS_SHOWN = 5
@@ -65,7 +64,7 @@ def train(
     init: Annotated[Path | None, typer.Option(help="A checkpoint to go on from.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Train on so many images.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1)] = None,
-    size: Annotated[int | None, typer.Option(min=32, help="Pixels of the square crops.")] = None,
+    size: Annotated[int | None, typer.Option(min=32, help="Side of the crops: a multiple of 32.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1)] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
     trunk: Annotated[str | None, typer.Option(help=f"Default: {TRUNK}, or that of --init.")] = None,
@@ -74,32 +73,48 @@ def train(
     json_: JsonOption = False,
 ) -> None:
     """Train on a folder with images/ and masks/."""
-    from model import training
+    import torch
 
+    from model import training
+    from model.checkpoint import read_card
+
+    started = time.monotonic()
+    inherited: dict[str, Any] = {}
+    if init is not None:
+        card = read_card(init)
+        inherited = {"trunk": card.trunk, "size": card.size}
     chosen = {
         "limit": limit, "epochs": epochs, "size": size, "batch_size": batch_size, "lr": lr, "trunk": trunk,
         "device": device, "seed": seed,
     }  # fmt: skip
-    config = training.TrainConfig.from_mapping({k: v for k, v in chosen.items() if v is not None})
-    started = time.monotonic()
+    config = training.TrainConfig.from_mapping(
+        inherited | {key: value for key, value in chosen.items() if value is not None}
+    )
     with progress_bar(hidden=json_) as report:
 
         def step(state: TrainProgress) -> None:
             detail = f"training: loss {state.loss:.4f}, {state.images_per_s:.1f} images/s"
             report(detail, state.epoch, state.epochs)
 
-        card = training.train(data, out, config, init=init, version=out.resolve().name, progress=step)
-    _show(
-        {
-            "checkpoint": str(out),
-            "model_version": card.version,
-            "trunk": card.trunk,
-            "classes": list(card.classes),
-            **card.metrics,
-            "seconds": round(time.monotonic() - started, 1),
-        },
-        json_,
-    )
+        report("training", 0, config.epochs)
+        try:
+            card = training.train(data, out, config, init=init, version=out.resolve().name, progress=step)
+        except torch.OutOfMemoryError as error:
+            raise training.TrainingError(
+                f"the GPU's memory is full ({str(error).splitlines()[0]}); lower --batch-size or --size"
+            ) from error
+    measured = {key: value for key, value in card.metrics.items() if key != "config"}
+    row = {
+        "checkpoint": str(out),
+        "model_version": card.version,
+        "parent": card.parent,
+        "trunk": card.trunk,
+        "classes": list(card.classes),
+        "size": card.size,
+        **measured,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    _show(row, json_)
 
 
 def evaluate(
@@ -166,6 +181,6 @@ def _show(row: dict[str, Any], as_json: bool) -> None:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in row.items():
-        text = f"{value:.4f}" if isinstance(value, float) else str(value)
+        text = f"{value:.4g}" if isinstance(value, float) else str(value)
         table.add_row(name.replace("_", " "), text)
     Console(markup=False, highlight=False, soft_wrap=True).print(table)
