@@ -17,7 +17,7 @@ import typer
 
 from model.errors import ELNetError
 
-# name: (module:attribute, the first line of its help). The attribute is a function or a typer.Typer.
+# name: (module:attribute, what the list of commands says of it). The attribute is a function or a typer.Typer.
 COMMANDS: Final = {
     "weights": ("backend.cli.model_commands:weights", "Fetch, check and cache the weights of SAM 2's trunk."),
     "train": ("backend.cli.model_commands:train", "Train on a folder with images/ and masks/."),
@@ -36,7 +36,6 @@ COMMANDS: Final = {
     "label-studio": ("backend.cli.serve_commands:label_studio_app", "Install the embedded Label Studio."),
     "ledger": ("backend.cli.loop_commands:ledger_app", "Make or upgrade the ledger's tables."),
 }
-USAGE_ERROR: Final = 2
 
 
 def main() -> None:
