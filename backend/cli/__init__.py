@@ -17,7 +17,7 @@ import typer
 
 from model.errors import ELNetError
 
-# name: (module:attribute, what the list of commands says of it). The attribute is a function or a typer.Typer.
+# name: (module:attribute, what the list of commands says). The attribute is a function or a typer.Typer.
 COMMANDS: Final = {
     "weights": ("backend.cli.model_commands:weights", "Fetch, check and cache the weights of SAM 2's trunk."),
     "train": ("backend.cli.model_commands:train", "Train on a folder with images/ and masks/."),
