@@ -22,6 +22,7 @@ from backend.tokens import Authorization, TokenError
 _HOPS = 5
 _CHUNK = 1 << 18
 _SHOWN = 300
+_AWAY = {429, 502, 503, 504}  # not 500: that is its answer to an upload that it does not know
 _LONGEST_S = 600.0  # for one download, however slowly it drips
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -171,8 +172,8 @@ class Fetcher:
                 extensions={"sni_hostname": target.host},
             )
             answer = self._client.send(request, stream=True)
-        except TokenError as error:
-            raise ImageUnavailableError(f"{url}: {error}") from error
+        except TokenError as error:  # no fault of the image: with another token it goes through
+            raise ToolUnavailableError(str(error)) from error
         except httpx.TransportError as error:
             if home:
                 raise ToolUnavailableError(f"Label Studio does not answer ({url}): {error}") from error
@@ -188,10 +189,14 @@ class Fetcher:
             return
         if not self._is_home(target):
             raise ImageUnavailableError(f"{url}: {target.host} answered {status}")
-        if status >= 500 or status == 429:
+        if status in _AWAY:
             raise ToolUnavailableError(f"Label Studio answered {status} ({url})")
-        if status in {401, 403}:
-            cure = "check ELNET_LABEL_STUDIO__TOKEN, and that its user may see the project (elnet doctor)"
+        if status == 401:
+            raise ToolUnavailableError(
+                f"Label Studio refused the token ({url}): check ELNET_LABEL_STUDIO__TOKEN (elnet doctor)"
+            )
+        if status == 403:
+            cure = "the user of ELNET_LABEL_STUDIO__TOKEN must be a member of the project (elnet doctor)"
         elif target.path.startswith("/data/local-files"):
             cure = "the file is gone, or no local storage of the project covers it (elnet doctor)"
         else:

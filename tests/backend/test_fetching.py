@@ -116,7 +116,9 @@ def test_what_breaks_off_is_told(server):
     [
         ("/data/local-files/", 404, ImageUnavailableError, "no local storage"),
         ("/data/upload/a.png", 404, ImageUnavailableError, "import it again"),
-        ("/data/upload/a.png", 401, ImageUnavailableError, "ELNET_LABEL_STUDIO__TOKEN"),
+        ("/data/upload/a.png", 500, ImageUnavailableError, "import it again"),
+        ("/data/upload/a.png", 403, ImageUnavailableError, "member of the project"),
+        ("/data/upload/a.png", 401, ToolUnavailableError, "ELNET_LABEL_STUDIO__TOKEN"),
         ("/data/upload/a.png", 503, ToolUnavailableError, "503"),
     ],
 )
@@ -135,6 +137,12 @@ def test_an_access_token_that_ran_out_is_renewed_once(server):
 
     server.answers["/data/a.png"] = image
     assert body(fetcher(server.url, token="a.b.c"), f"{server.url}/data/a.png") == b"png"
+
+
+def test_a_token_that_is_refused_is_no_fault_of_the_image(server):
+    server.answers["/api/token/refresh/"] = (401, {}, b"{}")
+    with pytest.raises(ToolUnavailableError, match="make a new one"):
+        body(fetcher(server.url, token="a.b.c"), f"{server.url}/data/a.png")
 
 
 def test_hosts_that_do_not_answer():
