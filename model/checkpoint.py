@@ -218,6 +218,6 @@ def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> tuple[S
     except (TypeError, RuntimeError) as error:
         raise CheckpointError(
             f"{folder} holds a network that this code (version {_code_version()}) cannot build: "
-            f"{str(error)[:200]}; it was saved by version {card.code_version}"
+            f"{' '.join(str(error).split())[:200]}; it was saved by version {card.code_version}"
         ) from error
     return model.to(device).eval(), card

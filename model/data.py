@@ -111,6 +111,10 @@ class SegmentationData(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self._crops)
 
+    def stem(self, index: int) -> str:
+        """The name of the image that a crop is of."""
+        return self.pairs[self._crops[index][0]].stem
+
     def __getitem__(self, index: int) -> Sample:
         number, window = self._crops[index]
         decoded = self._decoded(number)

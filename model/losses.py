@@ -12,16 +12,36 @@ from torch import Tensor
 from model.elnet import ELNetOutput
 
 
-def elnet_loss(output: ELNetOutput, target: Tensor, valid: Tensor, *, edge_weight: float = 1.0) -> Tensor:
-    """The training loss: deep supervision with equal weights over the stages, of masks and of boundaries."""
+def elnet_loss(
+    output: ELNetOutput,
+    target: Tensor,
+    valid: Tensor,
+    importance: Tensor | None = None,
+    *,
+    edge_weight: float = 1.0,
+) -> Tensor:
+    """The training loss: deep supervision with equal weights over the stages, of masks and of boundaries.
+
+    Args:
+        output: of a network in training mode.
+        target: (B, N, H, W) in {0, 1}.
+        valid: (B, H, W) bool.
+        importance: (B,) factor of each image's loss; default 1.
+        edge_weight: of the boundaries' part.
+
+    Returns:
+        () float32.
+    """
+    importance = target.new_ones(len(target)) if importance is None else importance
     v = valid[:, None].to(target.dtype)  # (B, 1, H, W)
     weight = structure_weight(target, v)
     masks = [output.mask, *output.sides]
-    mask_loss = torch.stack([structure_loss(m, target, weight) for m in masks]).mean()
+    mask_losses = [structure_loss(m, target, weight) for m in masks]
     boundary, certain = boundary_of(target, v)
     edges = [output.edge, *output.edge_sides]
-    edge_loss = torch.stack([boundary_loss(e, boundary, certain) for e in edges]).mean()
-    return mask_loss + edge_weight * edge_loss
+    edge_losses = [boundary_loss(e, boundary, certain) for e in edges]
+    each = torch.stack(mask_losses).mean(0) + edge_weight * torch.stack(edge_losses).mean(0)  # (B, N)
+    return (importance[:, None] * each).mean()
 
 
 def structure_weight(target: Tensor, valid: Tensor) -> Tensor:
@@ -48,7 +68,7 @@ def _box_sum(x: Tensor, size: int = 31) -> Tensor:
 
 
 def structure_loss(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Weighted BCE + weighted IoU (F3Net, eqs. 5 to 8), each a mean over the maps that have a valid pixel.
+    """Weighted BCE + weighted IoU of each map (F3Net, eqs. 5 to 8), (B, N); 0 for one without valid pixels.
 
     The BCE is reduced per pixel: SAM2-UNet's released code passes the legacy `reduce="none"`, which averages
     first and so loses the weights.
@@ -60,7 +80,7 @@ def structure_loss(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     both = (weight * p * target).sum(dim=(2, 3))
     either = (weight * (p + target - p * target)).sum(dim=(2, 3))
     iou = 1 - (both + 1) / (either + 1)  # the 1 keeps empty masks defined: there every foreground pixel costs
-    return _mean_over(bce + iou, total > 0)
+    return bce + iou
 
 
 def boundary_of(target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,7 +104,7 @@ def _dilate(x: Tensor) -> Tensor:
 
 
 def boundary_loss(logits: Tensor, boundary: Tensor, certain: Tensor) -> Tensor:
-    """BCE + soft Dice on thin boundaries.
+    """BCE + soft Dice of each map on thin boundaries, (B, N); 0 for one without known pixels.
 
     Dice answers for the imbalance of a few per cent of boundary pixels. The BCE is left unbalanced, so that
     the edge map stays a probability that a later quality signal can use.
@@ -95,9 +115,4 @@ def boundary_loss(logits: Tensor, boundary: Tensor, certain: Tensor) -> Tensor:
     p = torch.sigmoid(logits) * certain
     both = (p * boundary).sum(dim=(2, 3))
     dice = 1 - (2 * both + 1) / (p.sum(dim=(2, 3)) + (boundary * certain).sum(dim=(2, 3)) + 1)
-    return _mean_over(bce + dice, (pixels > 0).expand_as(bce))
-
-
-def _mean_over(values: Tensor, counts: Tensor) -> Tensor:
-    c = counts.to(values.dtype)
-    return (values * c).sum() / c.sum().clamp(min=1)
+    return bce + dice

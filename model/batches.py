@@ -1,0 +1,61 @@
+"""Which crops make a batch, in which order, and who reads them."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from random import Random
+
+import torch
+from torch.utils.data import DataLoader
+
+from model.data import Sample, SegmentationData
+
+
+class Order:
+    """Batches of crop numbers, shuffled anew each epoch by the seed.
+
+    All batches are nearly equally large: a last one of a single crop would weigh as much as a whole one.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int):
+        self._count = count
+        self._seed = seed
+        self._epoch = 0
+        self._batches = math.ceil(count / batch_size)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the shuffle."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return self._batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        numbers = list(range(self._count))
+        Random(f"{self._seed} {self._epoch}").shuffle(numbers)
+        return (numbers[step :: self._batches] for step in range(self._batches))
+
+
+def make_loader(
+    crops: SegmentationData, order: Order, device: torch.device, workers: int | None = None
+) -> DataLoader[Sample]:
+    """Crops in batches, on the CPU.
+
+    Args:
+        crops: to take from; `set_epoch` is the caller's.
+        order: of the crops.
+        device: where they will go.
+        workers: processes that make crops; by default none beside a CPU, where they would take cores from the
+            network, and up to 8 beside a GPU.
+    """
+    if workers is None:
+        workers = min(8, os.cpu_count() or 1) if device.type == "cuda" else 0
+    return DataLoader(
+        crops,
+        batch_sampler=order,
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        persistent_workers=workers > 0,
+    )

@@ -1,0 +1,75 @@
+"""How to train: every setting, its default and its range."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
+
+from model.device import Precision
+from model.errors import ELNetError
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class TrainingError(ELNetError):
+    """Training that cannot begin, or that went astray."""
+
+
+@dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid", strict=True))
+class TrainConfig:
+    """How to train. The defaults suit thirty images of 256 x 256 px and a few minutes of two cores.
+
+    Attributes:
+        trunk: a key of `model.hiera.TRUNKS`.
+        epochs: passes over the training crops.
+        size: side of a crop, px, a multiple of 32.
+        batch_size: crops a step.
+        lr: the highest learning rate, reached after the warm-up; then it follows a cosine down to 1 % of it.
+        warmup: the warm-up's share of all steps.
+        weight_decay: of AdamW.
+        clip: largest norm of the gradient.
+        edge_weight: of the boundary loss against the mask loss.
+        seed: of initial weights, order and augmentation. On a CPU the same seed and number of threads give
+            the same weights, bit for bit.
+        limit: train on so many images, drawn by the seed; None: all.
+        device: "auto", "cpu" or "cuda".
+        precision: "auto" is bf16 on GPUs that have it, else fp32.
+        workers: processes that make crops; None: none beside a CPU, up to 8 beside a GPU.
+        adapter_dim: bottleneck of the adapters, of a network that starts anew.
+        width: channels of its decoder.
+    """
+
+    trunk: str = "sam2-hiera-tiny"
+    epochs: Count = 20
+    size: Annotated[int, Field(ge=32, multiple_of=32)] = 256
+    batch_size: Count = 4
+    lr: Positive = 3e-3
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    weight_decay: NotNegative = 5e-4
+    clip: Positive = 1.0
+    edge_weight: NotNegative = 1.0
+    seed: Annotated[int, Field(ge=0)] = 0
+    limit: Count | None = None
+    device: str = "auto"
+    precision: Precision = "auto"
+    workers: Annotated[int, Field(ge=0)] | None = None
+    adapter_dim: Count = 32
+    width: Annotated[int, Field(ge=8, multiple_of=8)] = 64
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> TrainConfig:
+        """Make a config of parsed JSON or YAML, or of a command line's options.
+
+        Raises:
+            TrainingError: settings that do not exist, or values of another type or out of range: names each.
+        """
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            faults = [f"{e['loc'][0]}: {e['msg']} (it is {e['input']!r})" for e in error.errors()]
+            raise TrainingError(f"training settings: {'; '.join(faults)}") from error

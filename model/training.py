@@ -1,0 +1,256 @@
+"""Fine-tuning: image-mask pairs -> a checkpoint of adapters and decoder. One readable loop, `_fit`.
+
+`python -m model.training --data DIR --out DIR --config JSON` is the child process in which a cycle trains: it
+prints a JSON line per epoch, and one with "error" before it ends with exit code 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from random import Random
+from types import FrameType
+from typing import NoReturn
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from model.batches import Order, make_loader
+from model.checkpoint import ModelCard, check_vacant, load_checkpoint, load_trunk, save_checkpoint
+from model.data import Pair, Sample, SegmentationData, find_pairs
+from model.device import autocast, pick_device
+from model.elnet import SAM2ELNet
+from model.errors import ELNetError
+from model.hiera import trunk_spec
+from model.losses import elnet_loss
+from model.train_config import TrainConfig, TrainingError
+
+__all__ = ["TrainConfig", "TrainProgress", "TrainingError", "train"]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainProgress:
+    """What is reported after each epoch. `loss` is the epoch's mean."""
+
+    epoch: int
+    epochs: int
+    loss: float
+    images_per_s: float
+
+
+def train(
+    data: Path,
+    out: Path,
+    config: TrainConfig,
+    *,
+    init: Path | None = None,
+    version: str = "elnet",
+    progress: Callable[[TrainProgress], None] | None = None,
+) -> ModelCard:
+    """Fine-tune a network and write its checkpoint.
+
+    Args:
+        data: folder with images/ and masks/, as `model.data.find_pairs` reads it.
+        out: the checkpoint's folder; must not exist, or be empty. Nothing is written before the end.
+        config: how to train.
+        init: checkpoint to start from; its trunk and architecture hold.
+        version: name of the model version to be.
+        progress: called after each epoch.
+
+    Returns:
+        The card as stored.
+
+    Raises:
+        TrainingError: `init` does not fit, or the loss is not finite.
+        DataError, CheckpointError, TrunkError, WeightsError, DeviceError: each names its thing and the cure.
+    """
+    started = time.monotonic()
+    check_vacant(out)
+    device = pick_device(config.device)
+    pairs, classes = find_pairs(data)
+    pairs = _choose(pairs, config)
+    forked = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(forked):  # the caller's random state stays as it was
+        torch.manual_seed(config.seed)
+        model, origin = _start(init, classes, config)
+        crops = SegmentationData(pairs, config.size, seed=config.seed)
+        last = _fit(model.to(device), crops, config, device, progress)
+    measured = {
+        "images": len(pairs),
+        "crops": len(crops),
+        "loss": last.loss,
+        "images_per_s": last.images_per_s,
+    }
+    card = replace(
+        origin,
+        version=version,
+        snapshot=_digest(pairs),
+        metrics=measured | {"seconds": time.monotonic() - started, "config": asdict(config)},
+    )
+    return replace(card, weights_sha256=save_checkpoint(out, model, card))
+
+
+def _choose(pairs: list[Pair], config: TrainConfig) -> list[Pair]:
+    """As many pairs as the limit allows, drawn by the seed, in their old order."""
+    if config.limit is None or config.limit >= len(pairs):
+        return pairs
+    chosen = Random(config.seed).sample(range(len(pairs)), config.limit)
+    return [pairs[i] for i in sorted(chosen)]
+
+
+def _start(init: Path | None, classes: Sequence[str], config: TrainConfig) -> tuple[SAM2ELNet, ModelCard]:
+    """The network to begin with, and its card as far as it is known."""
+    if init is None:
+        trunk, digest = load_trunk(config.trunk)
+        model = SAM2ELNet(
+            trunk, trunk_spec(config.trunk), len(classes), adapter_dim=config.adapter_dim, width=config.width
+        )
+        card = ModelCard("", config.trunk, digest, tuple(classes), config.size, model.architecture)
+        return model, card
+    model, parent = load_checkpoint(init)
+    if list(parent.classes) != list(classes):
+        raise TrainingError(
+            f"{init} knows the classes {', '.join(parent.classes)}, the data has {', '.join(classes)}; "
+            "start from another checkpoint, or from none"
+        )
+    if parent.trunk != config.trunk:
+        raise TrainingError(
+            f"{init} has the trunk {parent.trunk}, not {config.trunk}; set trunk: {parent.trunk}"
+        )
+    card = ModelCard(
+        "", parent.trunk, parent.trunk_sha256, parent.classes, config.size, model.architecture,
+        parent=parent.version, normalisation=parent.normalisation,
+    )  # fmt: skip
+    return model, card
+
+
+def _digest(pairs: Sequence[Pair]) -> str:
+    """The sha256 over stems and files of a training set."""
+    digest = sha256()
+    for pair in pairs:
+        digest.update(f"{pair.stem}\0{pair.weight}\0".encode())
+        for path in (pair.image, *pair.masks):
+            digest.update(sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _fit(
+    model: SAM2ELNet,
+    crops: SegmentationData,
+    config: TrainConfig,
+    device: torch.device,
+    progress: Callable[[TrainProgress], None] | None,
+) -> TrainProgress:
+    """Optimise the network in place. Returns the last epoch's progress."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay)
+    order = Order(len(crops), config.batch_size, config.seed)
+    schedule = LambdaLR(optimizer, _warmup_cosine(config.epochs * len(order), config.warmup))
+    loader = make_loader(crops, order, device, config.workers)
+    model.train()
+    for epoch in range(1, config.epochs + 1):
+        crops.set_epoch(epoch)
+        order.set_epoch(epoch)
+        begun, total = time.monotonic(), 0.0
+        for step, (numbers, sample) in enumerate(zip(order, loader, strict=True)):
+            batch = Sample(*(t.to(device, non_blocking=True) for t in sample))
+            with autocast(device, config.precision):
+                output = model(batch.image)
+            loss = elnet_loss(output, batch.masks, batch.valid, batch.weight, edge_weight=config.edge_weight)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            norm = nn.utils.clip_grad_norm_(trained, config.clip).item()
+            value = loss.item()
+            if not (math.isfinite(value) and math.isfinite(norm)):
+                where = f"epoch {epoch}, step {step + 1} of {len(order)}"
+                raise _diverged(value, norm, where, {crops.stem(i) for i in numbers})
+            optimizer.step()
+            schedule.step()
+            total += value * len(batch.image)
+        speed = len(crops) / (time.monotonic() - begun)
+        report = TrainProgress(epoch, config.epochs, total / len(crops), speed)
+        if progress is not None:
+            progress(report)
+    return report
+
+
+def _diverged(loss: float, norm: float, where: str, stems: set[str]) -> TrainingError:
+    return TrainingError(
+        f"training stopped in {where}: the loss is {loss:g} and the gradient's norm {norm:g}; nothing was "
+        f"written. Lower lr, set precision to fp32, or look at these images: {', '.join(sorted(stems))}"
+    )
+
+
+def _warmup_cosine(steps: int, warmup: float, floor: float = 0.01) -> Callable[[int], float]:
+    """The learning rate's factor at a step: up in a line, then down in a cosine."""
+    rise = max(1, round(steps * warmup))
+
+    def factor(step: int) -> float:
+        if step < rise:
+            return (step + 1) / rise
+        done = min(1.0, (step - rise) / max(1, steps - rise))
+        return floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2
+
+    return factor
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train in a process of its own: `python -m model.training`."""
+    parser = argparse.ArgumentParser(prog="python -m model.training", description=main.__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder with images/ and masks/")
+    parser.add_argument("--out", type=Path, required=True, help="the checkpoint's folder")
+    parser.add_argument("--init", type=Path, help="checkpoint to start from")
+    parser.add_argument("--config", default="{}", help="JSON object of TrainConfig's fields")
+    parser.add_argument("--version", default="elnet", help="name of the model version")
+    given = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        config = TrainConfig.from_mapping(_parse(given.config))
+        train(
+            given.data,
+            given.out,
+            config,
+            init=given.init,
+            version=given.version,
+            progress=lambda report: _say(asdict(report)),
+        )
+    except ELNetError as error:
+        _say({"error": str(error)})
+        return 1
+    except torch.OutOfMemoryError as error:
+        _say({"error": f"the GPU's memory is full; lower batch_size or size ({str(error).splitlines()[0]})"})
+        return 1
+    return 0
+
+
+def _parse(text: str) -> dict[str, object]:
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise TrainingError(f"--config is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise TrainingError(f"--config should be a JSON object, it is {text[:80]}")
+    return values
+
+
+def _say(line: dict[str, object]) -> None:
+    sys.stdout.write(json.dumps(line) + "\n")
+    sys.stdout.flush()
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    """SIGTERM unwinds the stack, so that half a checkpoint is removed on the way."""
+    raise SystemExit(128 + number)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

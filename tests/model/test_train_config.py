@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+
+from model.train_config import TrainConfig, TrainingError
+
+
+def test_defaults_and_a_round_trip() -> None:
+    assert TrainConfig.from_mapping({}) == TrainConfig()
+    config = TrainConfig(epochs=3, limit=7, device="cpu")
+    assert TrainConfig.from_mapping(asdict(config)) == config
+
+
+def test_a_whole_number_is_a_learning_rate_too() -> None:
+    assert TrainConfig.from_mapping({"lr": 1}).lr == 1.0
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"epoch": 3}, "epoch: Unexpected keyword"),
+        ({"epochs": "3"}, "epochs: .*integer"),
+        ({"epochs": True}, "epochs: .*integer"),
+        ({"epochs": 0}, "epochs: .*greater than or equal to 1"),
+        ({"size": 100}, "size: .*multiple of 32.*it is 100"),
+        ({"size": 0}, "size: "),
+        ({"lr": float("nan")}, "lr: .*finite"),
+        ({"lr": 0.0}, "lr: .*greater than 0"),
+        ({"lr": None}, "lr: "),
+        ({"limit": 0}, "limit: "),
+        ({"warmup": 1.0}, "warmup: "),
+        ({"precision": "fp16"}, "precision: "),
+        ({"width": 12}, "width: .*multiple of 8"),
+        ({"seed": -1}, "seed: "),
+        ({"size": 100, "epochs": 0}, "epochs: .*; size: "),
+    ],
+)
+def test_what_cannot_be_is_named(values: dict[str, Any], named: str) -> None:
+    with pytest.raises(TrainingError, match=f"training settings: {named}"):
+        TrainConfig.from_mapping(values)
