@@ -17,6 +17,7 @@ def application() -> Flask:
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every image otherwise
     return create_app(settings)
 
 
