@@ -15,7 +15,7 @@ from model.errors import ELNetError
 from model.metrics import SegmentationMetrics
 from model.pairs import SUFFIXES, find_pairs, read_pair
 from model.predictor import ImagePrediction, Predictor
-from model.raster import Raster, RasterError, open_raster, write_mask
+from model.raster import MAX_PIXELS, Raster, RasterError, open_raster, write_mask
 
 CUT: Final = 0.5  # of the probability: foreground is above
 PREDICTIONS: Final = "predictions.jsonl"
@@ -26,13 +26,16 @@ class FolderError(ELNetError):
     """A folder that holds nothing to work on, or cannot be written to."""
 
 
-def evaluate_folder(data: Path, predictor: Predictor, report: Report) -> dict[str, Any]:
+def evaluate_folder(
+    data: Path, predictor: Predictor, report: Report, max_pixels: int = MAX_PIXELS
+) -> dict[str, Any]:
     """Compare a model's masks with the truth.
 
     Args:
         data: a folder with images/ and masks/ of the model's classes.
         predictor: the model.
         report: told how many images are done.
+        max_pixels: of an image that is still read.
 
     Returns:
         The model version and the figures of `model.metrics.Scores`.
@@ -44,7 +47,8 @@ def evaluate_folder(data: Path, predictor: Predictor, report: Report) -> dict[st
     metrics = SegmentationMetrics(classes)
     report("evaluating", 0, len(pairs))
     done = 0
-    for group in _groups(map(read_pair, pairs), lambda read: read[2].size, _pixels_at_a_time(predictor)):
+    read = (read_pair(pair, max_pixels=max_pixels) for pair in pairs)
+    for group in _groups(read, lambda pair: pair[2].size, _pixels_at_a_time(predictor)):
         predictions = predictor.predict([raster for raster, _, _ in group])
         for (_, truth, valid), prediction in zip(group, predictions, strict=True):
             metrics.update(prediction.probability > CUT, truth, valid, name=pairs[done].stem)
@@ -53,7 +57,9 @@ def evaluate_folder(data: Path, predictor: Predictor, report: Report) -> dict[st
     return {"model_version": predictor.version, **metrics.compute().summary()}
 
 
-def predict_folder(images: Path, predictor: Predictor, out: Path, report: Report) -> dict[str, Any]:
+def predict_folder(
+    images: Path, predictor: Predictor, out: Path, report: Report, max_pixels: int = MAX_PIXELS
+) -> dict[str, Any]:
     """Write the masks of a folder of images, and `predictions.jsonl`.
 
     A line of that file holds image, mask (a path; with several classes a path for each), quality and
@@ -64,6 +70,7 @@ def predict_folder(images: Path, predictor: Predictor, out: Path, report: Report
         predictor: the model.
         out: gets masks/STEM.png, or masks/CLASS/STEM.png with several classes.
         report: told how many images are done.
+        max_pixels: of an image that is still read.
 
     Returns:
         n, failed, errors (the lines with an error), predictions (the file), model_version, seconds.
@@ -84,7 +91,9 @@ def predict_folder(images: Path, predictor: Predictor, out: Path, report: Report
     except OSError as error:
         raise FolderError(f"{out}: cannot be written to ({error.strerror})") from error
     with lines:
-        for group in _groups(map(_open, paths), _size, _pixels_at_a_time(predictor)):
+        for group in _groups(
+            (_open(path, max_pixels) for path in paths), _size, _pixels_at_a_time(predictor)
+        ):
             predictions = iter(predictor.predict([item for item in group if isinstance(item, Raster)]))
             for item in group:
                 path = paths[done]
@@ -122,7 +131,7 @@ def find_images(folder: Path) -> list[Path]:
     found = [
         path
         for path in sorted(folder.iterdir())
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not path.is_dir()
     ]
     if not found:
         hint = f"; did you mean {folder / 'images'}?" if (folder / "images").is_dir() else ""
@@ -160,10 +169,10 @@ def _write(raster: Raster, prediction: ImagePrediction, files: dict[str, Path]) 
     return row
 
 
-def _open(path: Path) -> Raster | RasterError:
+def _open(path: Path, max_pixels: int) -> Raster | RasterError:
     """An image, or what is wrong with it."""
     try:
-        return open_raster(path)
+        return open_raster(path, max_pixels=max_pixels)
     except RasterError as error:
         return error
 

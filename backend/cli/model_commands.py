@@ -26,6 +26,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing
 DeviceOption = Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where to compute.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of everything random.")]
 BatchOption = Annotated[int, typer.Option(min=1, help="Tiles that go through the network at a time.")]
+PixelsOption = Annotated[int, typer.Option(min=1, help="The largest image that is read.")]
 CheckpointOption = Annotated[Path, typer.Option(help="A checkpoint folder, as `elnet train` writes it.")]
 DataOption = Annotated[Path, typer.Option(help="A folder with images/ and masks/ of equal stems.")]
 
@@ -121,6 +122,7 @@ def evaluate(
     data: DataOption,
     checkpoint: CheckpointOption,
     batch_size: BatchOption = 8,
+    max_pixels: PixelsOption = 400_000_000,
     device: DeviceOption = "auto",
     seed: SeedOption = 0,
     json_: JsonOption = False,
@@ -130,7 +132,7 @@ def evaluate(
 
     predictor = _predictor(checkpoint, device, batch_size, seed)
     with progress_bar(hidden=json_) as report:
-        row = evaluate_folder(data, predictor, report)
+        row = evaluate_folder(data, predictor, report, max_pixels)
     _show(row, json_)
 
 
@@ -139,6 +141,7 @@ def predict(
     images: Annotated[Path, typer.Option(help="A folder of PNG, JPEG and GeoTIFF, or one such file.")],
     out: Annotated[Path, typer.Option(help="Gets masks/ and predictions.jsonl.")],
     batch_size: BatchOption = 8,
+    max_pixels: PixelsOption = 400_000_000,
     device: DeviceOption = "auto",
     seed: SeedOption = 0,
     json_: JsonOption = False,
@@ -151,7 +154,7 @@ def predict(
 
     predictor = _predictor(checkpoint, device, batch_size, seed)
     with progress_bar(hidden=json_) as report:
-        summary = predict_folder(images, predictor, out, report)
+        summary = predict_folder(images, predictor, out, report, max_pixels)
     errors = summary["errors"]
     _show(summary if json_ else {k: v for k, v in summary.items() if k != "errors"}, json_)
     if errors:

@@ -319,6 +319,30 @@ def test_a_broken_image_spoils_only_itself(
             assert "mask" not in row
 
 
+def test_a_dead_link_is_an_error_and_a_folder_no_image(
+    elnet: Elnet, checkpoint: Path, data: Path, tmp_path: Path
+) -> None:
+    (data / "images" / "d.png").symlink_to(tmp_path / "gone.png")
+    (data / "images" / "e.png").mkdir()
+    answer = elnet(
+        "predict", "--checkpoint", checkpoint, "--images", data / "images", "--out", tmp_path / "o"
+    )
+    assert answer.code == 1
+    assert "1 of 4 images" in answer.err
+    assert "d.png" in answer.err
+
+
+def test_the_largest_image_can_be_set(elnet: Elnet, checkpoint: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = ["--checkpoint", checkpoint, "--max-pixels", 5000]
+    answer = elnet("predict", *options, "--images", data / "images", "--out", out)
+    assert answer.code == 1
+    assert "c.png: 70 x 130 pixels, more than the limit of 5000" in answer.err
+    assert [Path(row["image"]).stem for row in rows_of(out) if "mask" in row] == ["a", "b"]
+    answer = elnet("evaluate", *options, "--data", data)
+    assert "c.png: 70 x 130 pixels" in answer.err
+
+
 def test_many_errors_are_summed_up(elnet: Elnet, checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     for i in range(8):
