@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 BUDGET_S = 60.0  # Label Studio gives up after 100 s and then shows the user success
 _AT_ONCE = 8  # tasks whose masks are held in memory together
+_COMPUTED = 2  # tasks between two looks at the clock: large images take long
 
 Result = dict[str, Any]
 
@@ -152,11 +153,12 @@ class Serving:
         if not self._computing.acquire(timeout=max(0.0, end - time.monotonic())):
             return held, late
         try:
-            if time.monotonic() >= end:
-                return held, late
-            return held | predict_tasks(
-                self._ledger, project.id, self._predictor(project), self._images, lacking
-            ), ""
+            for start in range(0, len(lacking), _COMPUTED):
+                if time.monotonic() >= end:
+                    return held, late
+                some = lacking[start : start + _COMPUTED]
+                held |= predict_tasks(self._ledger, project.id, self._predictor(project), self._images, some)
+            return held, ""
         except LedgerError:
             raise
         except ELNetError as error:  # the checkpoint, the labeling tool's images
