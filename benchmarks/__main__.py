@@ -20,10 +20,9 @@ def main() -> int:
     if unknown := [name for name in names if name not in _ALL]:
         print(f"There is no benchmark {', '.join(unknown)}; there are {', '.join(_ALL)}.", file=sys.stderr)
         return 2
-    print(
-        f"{datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
-    )
-    print(f"Python {platform.python_version()}; command: python -m benchmarks {' '.join(names)}")
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    print(f"{datetime.now(UTC):%Y-%m-%d}, {machine}, torch {torch.__version__}")
+    print(f"command: python -m benchmarks {' '.join(names)}")
     for name in names:
         print()
         _ALL[name]()
