@@ -23,11 +23,13 @@ from numpy.typing import NDArray
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from active_learning.ledger import Ledger
+from active_learning.ledger.locking import lock_project
 from active_learning.ledger.tables import Prediction, Project, Task, TaskStatus
 from active_learning.routing import seeded
 
 UNCERTAINTY, FOREGROUND, NOVELTY = 0.5, 0.2, 0.3  # weights; they sum to 1
-HEAD = 256  # how many tasks are chosen greedily: more than a cycle's worth of labels
+HEAD = 128  # how many tasks are chosen greedily: more than a cycle's worth of labels
 DIGITS = 4  # a priority is rounded, so that noise does not write thousands of tasks to the tool
 
 
@@ -52,6 +54,29 @@ def order(session: Session, project: Project) -> int:
     Returns:
         How many priorities changed.
     """
+    lock_project(session, project.id)
+    return _write(session, _changes(session, project))
+
+
+def reorder(ledger: Ledger, project_id: int) -> int:
+    """`order` in transactions of its own: the thinking, which may take a second, is done in a reading one."""
+    with ledger.session(write=False) as session:
+        changes = _changes(session, session.get_one(Project, project_id))
+    if not changes:
+        return 0
+    with ledger.session() as session:
+        lock_project(session, project_id)
+        return _write(session, changes)
+
+
+def _write(session: Session, changes: dict[int, float | None]) -> int:
+    if changes:
+        session.execute(update(Task), [{"id": i, "priority": p} for i, p in sorted(changes.items())])
+    return len(changes)
+
+
+def _changes(session: Session, project: Project) -> dict[int, float | None]:
+    """Task id -> its priority, where it is another than it has."""
     by_champion = (Prediction.task_id == Task.id) & (Prediction.model_version_id == project.champion_id)
     said = (Prediction.quality, Prediction.signals, Prediction.embedding)
     rows = session.execute(
@@ -75,16 +100,9 @@ def order(session: Session, project: Project) -> int:
             priorities[task_id] = None
             if status is TaskStatus.DONE and embedding is not None:
                 labelled.append(embedding)
-    for candidate, priority in zip(candidates, prioritise(candidates, labelled), strict=True):
-        priorities[candidate.task_id] = round(priority, DIGITS)
-    before = {row.id: row.priority for row in rows}
-    changed = [{"id": i, "priority": p} for i, p in priorities.items() if p != before[i]]
-    if changed:
-        session.execute(update(Task), changed)
-        for task in session:  # the statement above passes by what the session has loaded
-            if isinstance(task, Task):
-                session.expire(task, ["priority"])
-    return len(changed)
+    for candidate, worth in zip(candidates, prioritise(candidates, labelled), strict=True):
+        priorities[candidate.task_id] = round(worth, DIGITS)
+    return {row.id: priorities[row.id] for row in rows if priorities[row.id] != row.priority}
 
 
 def prioritise(candidates: list[Candidate], labelled: list[NDArray[np.float32]]) -> list[float]:

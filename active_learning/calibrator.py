@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from model.errors import ELNetError
 
+DIGITS = 9  # of a score; knots that lie closer would make a slope that overflows
 MIN_SAMPLES = 20  # audited predictions below which no map is fitted
 
 
@@ -67,14 +68,15 @@ class Calibrator:
             raise QualityError("a score or an IoU to calibrate on is not in [0, 1]")
         if len(x) < MIN_SAMPLES:
             return cls(samples=len(x))
+        x = np.round(x, DIGITS)
         # Imported here because it takes a second, and most commands never fit.
         from sklearn.isotonic import IsotonicRegression
 
         sizes = Counter(groups)
         weights = [1 / sizes[group] for group in groups]
         fitted = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(x, y, sample_weight=weights)
-        knots, values = fitted.X_thresholds_.tolist(), np.clip(fitted.y_thresholds_, 0, 1).tolist()
-        return cls("isotonic", len(x), tuple(knots), tuple(values))
+        values = np.maximum.accumulate(np.clip(fitted.y_thresholds_, 0, 1))  # a rounding may fall
+        return cls("isotonic", len(x), tuple(fitted.X_thresholds_.tolist()), tuple(values.tolist()))
 
     def predict(self, scores: ArrayLike) -> NDArray[np.float64]:
         """Predicted IoU of scores; the same shape, in [0, 1]. What is not finite becomes 0."""

@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session, joinedload
 from active_learning import acquisition, routing
 from active_learning.inference import CUT, Made, MaskPredictor, PrefillError, opened, run
 from active_learning.ledger import Ledger, ModelVersion, Prediction, Project, RouteDecision, Task, TaskStatus
+from active_learning.ledger.locking import lock_project
 from active_learning.ledger.types import utc_now
 from active_learning.ports import ImageSource
 from active_learning.push import PushReport, push
@@ -67,10 +68,8 @@ def predict_waiting(
         if waiting:
             stored = _predict(ledger, project_id, waiting, predictor, images, batch, routing.OPEN)
     finally:
-        with ledger.session() as session:
-            project = session.get_one(Project, project_id)
-            if moved or stored or _unordered(session, project):
-                acquisition.order(session, project)
+        if moved or stored or _is_unordered(ledger, project_id):
+            acquisition.reorder(ledger, project_id)
     return stored
 
 
@@ -208,13 +207,13 @@ def _store(ledger: Ledger, project_id: int, champion_id: int, made: list[Made]) 
     """
     stored = 0
     with ledger.session() as session:
-        project = session.get_one(Project, project_id, with_for_update={"read": True})
+        project = lock_project(session, project_id)
         if project.champion_id != champion_id:
             return None
         calibrator = current_calibrator(session, champion_id)
         tasks = []
         for one in sorted(made, key=lambda m: m.task_id):
-            task = session.get_one(Task, one.task_id, with_for_update=True)
+            task = session.get_one(Task, one.task_id)
             if one.row is None:
                 _fail(session, task, one.failure or "")
                 continue
@@ -252,14 +251,15 @@ def _fail(session: Session, task: Task, reason: str) -> None:
     session.add(RouteDecision(task_id=task.id, status=TaskStatus.FAILED, reason=reason))
 
 
-def _unordered(session: Session, project: Project) -> bool:
+def _is_unordered(ledger: Ledger, project_id: int) -> bool:
     """Whether a task waits for a human without a place in the queue."""
     lost = exists().where(
-        Task.project_id == project.id,
+        Task.project_id == project_id,
         Task.status.in_((TaskStatus.REVIEW, TaskStatus.AUDIT)),
         Task.priority.is_(None),
     )
-    return bool(session.scalar(select(lost)))
+    with ledger.session(write=False) as session:
+        return bool(session.scalar(select(lost)))
 
 
 def _held(ledger: Ledger, project_id: int, task_ids: Sequence[int]) -> dict[int, Prediction]:

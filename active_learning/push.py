@@ -9,6 +9,7 @@ of the tool may be repeated. An acceptance is announced in the ledger before the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from sqlalchemy.orm import Session
 
 from active_learning import pending, routing
 from active_learning.ledger import Ledger, Prediction, Project, Task
+from active_learning.ledger.locking import lock_project
 from active_learning.pending import Row
 from active_learning.ports import Acceptance, LabelingTool, Placement, Prefill
 
@@ -95,7 +97,7 @@ class _Pushing:
             found = self._predictions(chunk.values())
             sent = [Prefill(tool_id, p.masks, p.quality, version) for tool_id, p in found.items()]
             held = self._tool.push_prefills(self._tool_project, self._project.classes, sent)
-            with self._ledger.session() as session:
+            with self._writing() as session:
                 for tool_id in held.keys() & chunk.keys():
                     prediction = session.get_one(Prediction, chunk[tool_id].prediction_id)
                     prediction.tool_prediction_id = held[tool_id]
@@ -116,7 +118,7 @@ class _Pushing:
                 ]
             if machines:
                 self._tool.withdraw(self._tool_project, machines)
-            with self._ledger.session() as session:
+            with self._writing() as session:
                 for row in chunk.values():
                     _remember(session, row, accepting=None, accepted=None, annotation=None)
             told += len(machines)
@@ -126,7 +128,7 @@ class _Pushing:
         """Accepted predictions that are no annotation yet, or that replace an earlier one."""
         confirmed = told = 0
         for chunk in self._chunks(rows, pending.to_accept, CHUNK):
-            with self._ledger.session() as session:
+            with self._writing() as session:
                 labelled = [i for i, row in chunk.items() if pending.has_human_label(session, row)]
                 for tool_id in labelled:
                     del chunk[tool_id]
@@ -137,7 +139,7 @@ class _Pushing:
             found = self._predictions(chunk.values())
             sent = [Acceptance(i, p.masks, p.quality, p.tool_prediction_id) for i, p in found.items()]
             made = self._tool.accept(self._tool_project, self._project.classes, sent)
-            with self._ledger.session() as session:
+            with self._writing() as session:
                 for tool_id in made.keys() & chunk.keys():
                     row = chunk[tool_id]
                     _remember(session, row, accepted=row.prediction_id, annotation=made[tool_id])
@@ -157,7 +159,7 @@ class _Pushing:
                 for tool_id, row in chunk.items()
             ]
             written = self._tool.push_placements(self._tool_project, sent)
-            with self._ledger.session() as session:
+            with self._writing() as session:
                 for tool_id in chunk.keys() & set(written):
                     row = chunk[tool_id]
                     place = {"status": row.status.value, "quality": row.quality, "priority": row.priority}
@@ -165,6 +167,12 @@ class _Pushing:
                     confirmed += 1
             told += len(sent)
         return confirmed, told
+
+    @contextmanager
+    def _writing(self) -> Iterator[Session]:
+        with self._ledger.session() as session:
+            lock_project(session, self._project.id)
+            yield session
 
     def _chunks(
         self, rows: Iterable[Row], wanted: Callable[[Row], bool], size: int
@@ -188,6 +196,6 @@ class _Pushing:
 
 def _remember(session: Session, row: Row, **told: Any) -> None:
     """Merge into `Task.pushed`; a None takes the key away."""
-    task = session.get_one(Task, row.task_id, with_for_update=True)
+    task = session.get_one(Task, row.task_id)
     kept = {**(task.pushed or {}), **told}
     task.pushed = {key: value for key, value in kept.items() if value is not None}

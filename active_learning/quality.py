@@ -12,6 +12,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from active_learning.calibrator import MIN_SAMPLES, Calibrator, QualityError
+from active_learning.ledger.locking import lock_project
 from active_learning.ledger.tables import (
     Calibration,
     Label,
@@ -75,7 +76,7 @@ def audited(session: Session, project: Project) -> list[Audited]:
 def recalibrate(session: Session, project: Project, version: ModelVersion) -> Calibration:
     """Fit the map on the audits, and give the version's predictions their new quality.
 
-    It does not route; `routing.route_stale` finds what changed, and `prefill` and `push` begin with it.
+    It does not route; `routing.settle` finds what changed, and `prefill` and `push` begin with it.
 
     Args:
         session: a writing session; the caller commits.
@@ -86,6 +87,7 @@ def recalibrate(session: Session, project: Project, version: ModelVersion) -> Ca
         The calibration that counts. Its kind is "identity" as long as there are fewer than `MIN_SAMPLES`
         audits. Repeated without new audits it is the same row.
     """
+    lock_project(session, project.id)
     samples = audited(session, project)
     fitted = Calibrator.fit(
         [s.score for s in samples], [s.iou for s in samples], groups=[s.scene for s in samples]
@@ -129,9 +131,6 @@ def _grade(session: Session, project: Project, version: ModelVersion, calibrator
             {"id": row.task_id, "quality": None if row[4] is False else quality} for row, quality in graded
         ]
         session.execute(update(Task), tasks)
-    for kept in session:  # the statements above pass by what the session has loaded
-        if isinstance(kept, Prediction | Task):
-            session.expire(kept, ["quality"])
 
 
 def _newest(session: Session, version_id: int) -> Calibration | None:

@@ -7,16 +7,17 @@ import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, case, func, or_, select, true
+from sqlalchemy import ColumnElement, Select, case, func, insert, or_, select, true, update
 from sqlalchemy.orm import Session
 
 from active_learning.ledger import Ledger
+from active_learning.ledger.locking import lock_project
 from active_learning.ledger.tables import Prediction, Project, RouteDecision, Task, TaskStatus
 
 # No human has spoken on these, so the loop may move them. The others are people's, or gone.
 OPEN = (TaskStatus.WAITING, TaskStatus.REVIEW, TaskStatus.ACCEPTED, TaskStatus.AUDIT, TaskStatus.FAILED)
 NO_MODEL = "no model version serves yet"
-_CHUNK = 500  # task ids in one query
+_CHUNK = 500  # tasks in one query or transaction
 
 
 def decide(
@@ -80,40 +81,50 @@ def route(session: Session, project: Project, tasks: Iterable[Task] | None = Non
     return sum(_route_where(session, project, Task.id.in_(part)) for part in parts)
 
 
-def route_stale(session: Session, project: Project) -> int:
+def settle(ledger: Ledger, project_id: int) -> int:
     """Route again whatever its last decision no longer fits.
 
     A promotion, a rollback, a new calibration, a moved threshold, a deleted label or a crash can leave such
-    tasks behind. Arguments and return value as for `route`.
+    tasks behind. In small transactions, so that webhooks need not wait; in none that writes if there is
+    nothing to do.
+
+    Returns:
+        How many decisions are new.
     """
-    return _route_where(session, project, _stale(project))
-
-
-def settle(ledger: Ledger, project_id: int) -> int:
-    """`route_stale` in a transaction of its own, and no writing one when there is nothing to do."""
-    with ledger.session(write=False) as session:
-        project = session.get_one(Project, project_id)
-        if session.execute(_standings(project, _stale(project)).limit(1)).first() is None:
-            return 0
-    with ledger.session() as session:
-        return route_stale(session, session.get_one(Project, project_id))
+    routed = 0
+    seen: set[int] = set()
+    while True:
+        with ledger.session(write=False) as session:
+            project = session.get_one(Project, project_id)
+            rows = session.execute(_standings(project, _stale(project)).limit(_CHUNK))
+            ids = [row[0] for row in rows if row[0] not in seen]
+        if (
+            not ids
+        ):  # or only what was routed just now: then something else keeps changing it, and comes again
+            return routed
+        seen.update(ids)
+        with ledger.session() as session:
+            project = lock_project(session, project_id)
+            routed += _route_where(session, project, Task.id.in_(ids))
 
 
 class _Standing(NamedTuple):
     """A task, its prediction by the champion, and its last decision."""
 
-    task: Task
+    task_id: int
+    status: TaskStatus
     prediction_id: int | None
     quality: float | None
     usable: bool | None
-    decision: RouteDecision | None
+    last: tuple[Any, ...]  # of its last decision: the fields in `_DECIDED`; all None without one
 
 
 _USABLE = Prediction.signals["usable"].as_boolean()
+_DECIDED = ("prediction_id", "status", "quality", "threshold", "reason")
 
 
 def _standings(project: Project, which: ColumnElement[bool]) -> Select[Any]:
-    """The open tasks among `which`, as rows of `_Standing`."""
+    """The open tasks among `which`: the fields of `_Standing`, then those of the last decision."""
     last = (
         select(RouteDecision.task_id, func.max(RouteDecision.id).label("id"))
         .join(Task, Task.id == RouteDecision.task_id)
@@ -122,8 +133,9 @@ def _standings(project: Project, which: ColumnElement[bool]) -> Select[Any]:
         .subquery()
     )
     by_champion = (Prediction.task_id == Task.id) & (Prediction.model_version_id == project.champion_id)
+    decided = [getattr(RouteDecision, name) for name in _DECIDED]
     return (
-        select(Task, Prediction.id, Prediction.quality, _USABLE, RouteDecision)
+        select(Task.id, Task.status, Prediction.id, Prediction.quality, _USABLE, *decided)
         .outerjoin(Prediction, by_champion)
         .outerjoin(last, last.c.task_id == Task.id)
         .outerjoin(RouteDecision, RouteDecision.id == last.c.id)
@@ -133,7 +145,7 @@ def _standings(project: Project, which: ColumnElement[bool]) -> Select[Any]:
 
 
 def _stale(project: Project) -> ColumnElement[bool]:
-    """Tasks whose status is not what `_apply` would give them, as far as SQL can tell."""
+    """Tasks whose status is not what `_decision` would give them, as far as SQL can tell."""
     if project.champion_id is None:
         return Task.status.not_in((TaskStatus.REVIEW, TaskStatus.FAILED))
     return Prediction.id.is_not(None) & or_(
@@ -146,43 +158,46 @@ def _stale(project: Project) -> ColumnElement[bool]:
 
 
 def _route_where(session: Session, project: Project, which: ColumnElement[bool]) -> int:
-    """Route the open tasks among `which`, locked against a label that arrives at the same time."""
-    query = _standings(project, which).with_for_update(of=Task)
-    rows = session.execute(query, execution_options={"populate_existing": True})
-    return sum(_apply(session, project, _Standing(*row)) for row in rows.all())
+    """Route the open tasks among `which`; returns how many decisions are new."""
+    lock_project(session, project.id)  # against a label that arrives at the same time
+    rows = session.execute(_standings(project, which)).all()
+    standings = [_Standing._make((*row[:5], tuple(row[5:]))) for row in rows]
+    tasks: list[dict[str, Any]] = []
+    decisions: list[dict[str, Any]] = []
+    for standing in standings:
+        decision = _decision(project, standing)
+        if decision is None:
+            continue
+        status, quality = decision["status"], decision["quality"]
+        tasks.append({"id": standing.task_id, "status": status, "quality": quality, "failure": None})
+        if tuple(decision[name] for name in _DECIDED) != standing.last:
+            decisions.append({"task_id": standing.task_id, **decision})
+    if tasks:
+        session.execute(update(Task), tasks)
+    if decisions:
+        session.execute(insert(RouteDecision), decisions)
+    return len(decisions)
 
 
-def _apply(session: Session, project: Project, standing: _Standing) -> bool:
-    """Route one task; True if that is a new decision."""
-    task = standing.task
+def _decision(project: Project, standing: _Standing) -> dict[str, Any] | None:
+    """Columns of the decision on a task; None where it has to wait or stay as it is."""
     quality = None if standing.usable is False else standing.quality
     if project.champion is None:
-        if task.status is TaskStatus.FAILED:
-            return False
+        if standing.status is TaskStatus.FAILED:
+            return None
         status, reason = TaskStatus.REVIEW, NO_MODEL
     elif standing.prediction_id is None:
-        return False
+        return None
     else:
-        draw = audit_draw(task.id, project.champion.name)
+        draw = audit_draw(standing.task_id, project.champion.name)
         status, reason = decide(quality, project.accept_threshold, project.audit_share, draw)
-    task.status, task.quality, task.failure = status, quality, None
-    decision = RouteDecision(
-        task_id=task.id,
-        prediction_id=standing.prediction_id,
-        status=status,
-        quality=quality,
-        threshold=project.accept_threshold,
-        reason=reason,
-    )
-    if standing.decision is not None and _same(standing.decision, decision):
-        return False
-    session.add(decision)
-    return True
-
-
-def _same(one: RouteDecision, other: RouteDecision) -> bool:
-    fields = ("prediction_id", "status", "quality", "threshold", "reason")
-    return all(getattr(one, name) == getattr(other, name) for name in fields)
+    return {
+        "prediction_id": standing.prediction_id,
+        "status": status,
+        "quality": quality,
+        "threshold": project.accept_threshold,
+        "reason": reason,
+    }
 
 
 def _shown(quality: float) -> str:

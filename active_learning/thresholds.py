@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from active_learning.ledger.locking import lock_project
 from active_learning.ledger.tables import Project, ThresholdChange
 from active_learning.risk import RiskPoint, ThresholdError, WhatIf, check, risk_bound, risk_coverage, what_if
 from active_learning.routing import route
@@ -40,7 +41,7 @@ def set_threshold(
     check(value)
     if not who.strip() or not why.strip():
         raise ThresholdError("a change of the threshold needs who made it and why")
-    session.refresh(project, with_for_update=True)
+    lock_project(session, project.id)
     before = project.accept_threshold
     if before == value:
         raise ThresholdError(f"the threshold of project {project.name!r} is {_shown(value)} already")

@@ -117,6 +117,15 @@ def test_a_task_that_waits_for_the_new_champion_keeps_its_place(loop):
     assert priorities(loop, ids) == before
 
 
+def test_reorder_does_the_same_in_transactions_of_its_own(loop):
+    ids = predicted(loop, [0.2, 0.6, 0.4])
+    assert acquisition.reorder(loop.ledger, loop.project_id) == 3
+    by_itself = priorities(loop, ids)
+    assert order(loop) == 0
+    assert priorities(loop, ids) == by_itself
+    assert acquisition.reorder(loop.ledger, loop.project_id) == 0
+
+
 def test_a_priority_that_the_session_has_loaded_is_not_stale(loop):
     (task,) = predicted(loop, [0.2])
     with loop.ledger.session() as session:

@@ -58,6 +58,21 @@ def test_nothing_is_painted_where_there_is_no_data(loop, make_predictor):
     assert made.row["masks"][0, 16:24, 8:24].all()
 
 
+def test_what_the_model_says_where_there_is_no_data_does_not_count(loop, make_predictor):
+    class Blind(make_predictor):
+        def _one(self, image: Raster) -> Any:
+            found = super()._one(image)
+            found.probability[:, ~image.valid] = np.nan
+            return found
+
+    image = loop.image(0.95)
+    image.valid[:4] = False
+    (made,) = run(Blind(), [(1, image)], classes=1)
+    (whole,) = run(make_predictor(), [(1, loop.image(0.95))], classes=1)
+    assert made.row["signals"]["usable"] is True
+    assert made.row["score"] == whole.row["score"]
+
+
 def test_an_image_that_breaks_the_model_spoils_only_itself(loop, make_predictor):
     model = make_predictor()
     group = [(1, loop.image(0.9)), (2, loop.image(0.9, crash=True)), (3, loop.image(0.8)), (4, "gone")]

@@ -243,6 +243,19 @@ def test_a_label_that_arrives_during_the_push_is_respected(loop, make_predictor,
     assert loop.tool.data[tool_id(loop, task)]["route"] == "done"
 
 
+def test_a_threshold_that_moves_during_the_push_is_respected(loop, make_predictor, monkeypatch):
+    ids = predicted(loop, make_predictor, 1.0)
+    real = loop.tool.push_prefills
+
+    def meanwhile(*arguments: Any) -> Any:
+        move(loop, None)
+        return real(*arguments)
+
+    monkeypatch.setattr(loop.tool, "push_prefills", meanwhile)
+    assert go(loop).accepted == 0
+    agreed(loop, ids)
+
+
 def test_nothing_is_accepted_by_a_decision_that_no_longer_holds(loop, make_predictor):
     ids = predicted(loop, make_predictor, 1.0)
     loop.configure(accept_threshold=None)  # by some other way than thresholds.set_threshold

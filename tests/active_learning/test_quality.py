@@ -86,6 +86,17 @@ def test_enough_audits_grade_predictions_and_tasks_anew(loop):
         assert quality.current_calibrator(session, version).kind == "isotonic"
 
 
+def test_what_the_session_has_loaded_is_not_stale_after_grading(loop):
+    version = loop.promote()
+    (task, *_) = audit(loop, version, [0.95] * quality.MIN_SAMPLES)
+    with loop.ledger.session() as session:
+        row = session.get_one(Task, task)
+        assert row.quality == 0.95
+        project = session.get_one(Project, loop.project_id)
+        quality.recalibrate(session, project, session.get_one(ModelVersion, version))
+        assert row.quality == pytest.approx(0.5)
+
+
 def test_audits_of_an_earlier_version_calibrate_the_next(loop):
     first = loop.promote("elnet-0001")
     audit(loop, first, [0.95] * quality.MIN_SAMPLES)

@@ -181,6 +181,13 @@ def test_settle_finds_whatever_a_decision_no_longer_fits(loop, change):
     assert routing.settle(loop.ledger, loop.project_id) == 0
 
 
+def test_settle_goes_through_many_tasks_in_small_transactions(loop, monkeypatch):
+    monkeypatch.setattr(routing, "_CHUNK", 2)
+    ids = loop.add(*["x"] * 5)
+    assert routing.settle(loop.ledger, loop.project_id) == 5
+    assert {loop.task(i).status for i in ids} == {TaskStatus.REVIEW}
+
+
 def test_settle_sends_what_waits_to_humans_when_there_is_no_model(loop):
     (task,) = loop.add("x")
     assert routing.settle(loop.ledger, loop.project_id) == 1
