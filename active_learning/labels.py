@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from active_learning.ledger.locking import lock_project
 from active_learning.ledger.tables import (
     Label,
     LabelSource,
@@ -69,11 +70,10 @@ def record(session: Session, project: Project, annotation: ToolAnnotation) -> La
         UnknownTaskError: the ledger does not hold its task.
         LabelError: it has no masks and is no skip, or not one mask for each class.
     """
-    _alone(session, project)
+    lock_project(session, project.id)
     task = session.scalar(
         select(Task)
         .where(Task.project_id == project.id, Task.tool_task_id == annotation.task_id)
-        .with_for_update()
         .execution_options(populate_existing=True)
     )
     if task is None:
@@ -118,7 +118,7 @@ def bury(session: Session, project: Project, tool_annotation_ids: Iterable[int])
 
     Their labels stay in the ledger, but no longer count.
     """
-    _alone(session, project)
+    lock_project(session, project.id)
     ids = set(tool_annotation_ids)
     known = select(Tombstone.tool_annotation_id).where(
         Tombstone.project_id == project.id, Tombstone.tool_annotation_id.in_(ids)
@@ -126,7 +126,8 @@ def bury(session: Session, project: Project, tool_annotation_ids: Iterable[int])
     for tool_annotation_id in sorted(ids - set(session.scalars(known))):
         session.add(Tombstone(project_id=project.id, tool_annotation_id=tool_annotation_id))
     of_them = select(Label.task_id).where(Label.project_id == project.id, Label.tool_annotation_id.in_(ids))
-    settle(session, session.scalars(select(Task).where(Task.id.in_(of_them)).with_for_update()).all())
+    affected = select(Task).where(Task.id.in_(of_them)).execution_options(populate_existing=True)
+    settle(session, session.scalars(affected).all())
 
 
 def settle(session: Session, tasks: Sequence[Task]) -> None:
@@ -138,11 +139,6 @@ def settle(session: Session, tasks: Sequence[Task]) -> None:
     for task in tasks:
         if task.status is not TaskStatus.GONE:
             task.status = _status(session, task)
-
-
-def _alone(session: Session, project: Project) -> None:
-    """Let one transaction at a time write labels of a project: a deletion may not miss its annotation."""
-    session.execute(select(Project.id).where(Project.id == project.id).with_for_update(key_share=True)).one()
 
 
 def _status(session: Session, task: Task) -> TaskStatus:

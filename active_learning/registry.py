@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from active_learning.ledger.locking import lock_project
 from active_learning.ledger.tables import ModelState, ModelVersion, Project, Promotion, Snapshot
 from active_learning.ledger.types import utc_now
 from model.errors import ELNetError
@@ -57,7 +58,7 @@ def register(
     """
     if not _SHA256.fullmatch(sha256):
         raise RegistryError(f"{path}: {sha256!r} is no sha256; give the one that save_checkpoint returned")
-    _lock(session, project.id)
+    lock_project(session, project.id)
     mine = select(ModelVersion).where(ModelVersion.project_id == project.id)
     if (known := session.scalar(mine.where(ModelVersion.path == str(path)))) is not None:
         if known.sha256 == sha256:
@@ -94,7 +95,7 @@ def reject(session: Session, version: ModelVersion) -> None:
     Raises:
         RegistryError: it serves, or has served.
     """
-    _lock(session, version.project_id)
+    lock_project(session, version.project_id)
     session.refresh(version)
     if version.state not in {ModelState.TRAINED, ModelState.REJECTED}:
         raise RegistryError(
@@ -116,7 +117,7 @@ def rollback(session: Session, project: Project) -> ModelVersion:
     Raises:
         RegistryError: there was no champion before.
     """
-    _lock(session, project.id)
+    lock_project(session, project.id)
     history: list[int] = []
     for move in session.scalars(
         select(Promotion).where(Promotion.project_id == project.id).order_by(Promotion.id)
@@ -136,7 +137,7 @@ def rollback(session: Session, project: Project) -> ModelVersion:
 
 
 def _serve(session: Session, version: ModelVersion, *, rollback: bool) -> None:
-    project = _lock(session, version.project_id)
+    project = lock_project(session, version.project_id)
     if project.champion_id == version.id:
         return
     if project.champion is not None:
@@ -147,9 +148,3 @@ def _serve(session: Session, version: ModelVersion, *, rollback: bool) -> None:
     project.champion = version
     session.add(Promotion(project_id=project.id, model_version_id=version.id, rollback=rollback))
     session.flush()
-
-
-def _lock(session: Session, project_id: int) -> Project:
-    """The project's row, fresh, and held until the transaction ends (FOR NO KEY UPDATE on PostgreSQL)."""
-    session.flush()
-    return session.get_one(Project, project_id, with_for_update={"key_share": True})

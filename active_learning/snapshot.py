@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import LargeBinary, select, type_coerce
 from sqlalchemy.orm import Session
 
+from active_learning.ledger.locking import lock_project
 from active_learning.ledger.tables import (
     HoldoutScene,
     Label,
@@ -194,8 +195,7 @@ def _known_sides(session: Session, project: Project) -> dict[str, str]:
 
 def _keep_sides(session: Session, project: Project, sides: dict[str, str]) -> None:
     """Write down the sides of new scenes, for good."""
-    lock = select(Project.id).where(Project.id == project.id).with_for_update(key_share=True)
-    session.execute(lock).one()
+    lock_project(session, project.id)
     known = _known_sides(session, project)
     if any(known.get(scene, side) != side for scene, side in sides.items()):
         raise SnapshotError(

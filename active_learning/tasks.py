@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from active_learning import labels
 from active_learning.ledger import Project, Task, TaskStatus
+from active_learning.ledger.locking import lock_project
 from active_learning.ports import ToolTask
 from model.scenes import scene_of
 
@@ -96,12 +97,14 @@ def mark_gone(session: Session, project: Project, tool_task_ids: Iterable[int]) 
 
 def _rows(session: Session, project: Project, tool_task_ids: Iterable[int]) -> dict[int, Task]:
     """The tool's task id -> row, of those that the ledger holds."""
+    lock_project(session, project.id)
     found: dict[int, Task] = {}
     ids = sorted(set(tool_task_ids))
     for start in range(0, len(ids), _CHUNK):
         part = ids[start : start + _CHUNK]
         query = select(Task).where(Task.project_id == project.id, Task.tool_task_id.in_(part))
-        found |= {row.tool_task_id: row for row in session.scalars(query.with_for_update())}
+        rows = session.scalars(query.execution_options(populate_existing=True))
+        found |= {row.tool_task_id: row for row in rows}
     return found
 
 
