@@ -19,12 +19,11 @@ import httpx
 from pydantic import BaseModel, SecretStr
 
 from active_learning.ledger import Ledger
-from backend.credentials import Credentials
 from backend.embedded import EmbeddedLabelStudio
+from backend.running import forget_running, note_running, with_secrets
 from backend.settings import Settings
 from model.errors import ELNetError
 
-ML_USERNAME = "label-studio"  # of the ML contract's Basic auth, where none is set
 _START_WITHIN_S = 60.0
 _STOP_WITHIN_S = 20.0
 
@@ -139,13 +138,18 @@ class Stack:
             StackError: the backend did not come up; the text ends with its last lines of output.
             ELNetError: Label Studio or the ledger did not.
         """
-        self.settings = self._with_label_studio(self._with_secrets(self.settings))
+        settings = with_secrets(self.settings)
+        web = settings.web
+        port = _own_port(web.host, web.port)
+        settings = settings.model_copy(update={"web": web.model_copy(update={"port": port})})
+        self.settings = self._with_label_studio(settings)
         with Ledger(self.settings.ledger_url) as ledger:
             ledger.upgrade()
         web = self._child("web")
         web.start()
         _wait_until_healthy(web, f"http://{self.settings.web.host}:{self.settings.web.port}/health")
         self._child("worker").start()
+        note_running(self.settings)
 
     def mend(self) -> list[str]:
         """Start again what died. Call it every now and then.
@@ -184,20 +188,12 @@ class Stack:
 
     def stop(self) -> None:
         """Stop them in the opposite order. Safe to repeat."""
+        forget_running(self.settings)
         while self._children:
             self._children.pop().stop()
         if self._label_studio is not None:
             self._label_studio.stop()
             self._label_studio = None
-
-    def _with_secrets(self, settings: Settings) -> Settings:
-        secrets = Credentials.load(settings.state)
-        web = settings.web
-        values: dict[str, object] = {"username": web.username or ML_USERNAME}
-        values["password"] = web.password or SecretStr(secrets.ml_password)
-        values["webhook_secret"] = web.webhook_secret or SecretStr(secrets.webhook_secret)
-        values["port"] = _own_port(web.host, web.port)
-        return settings.model_copy(update={"web": web.model_copy(update=values)})
 
     def _with_label_studio(self, settings: Settings) -> Settings:
         if settings.label_studio.url is not None:
