@@ -31,7 +31,7 @@ def mask_to_polygons(mask: NDArray[np.bool_], tolerance: float = 0.0) -> list[li
 
     Args:
         mask: (H, W) bool.
-        tolerance: in pixels; 0 drops only points on straight lines.
+        tolerance: in pixels; 0 keeps every corner.
 
     Returns:
         One ring per object: points [x, y] in percent of width and height, first point not repeated.
@@ -78,6 +78,8 @@ def polygons_to_mask(polygons: Sequence[Sequence[Point]], height: int, width: in
 
 def _simplify(ring: NDArray[np.float64], tolerance: float) -> NDArray[np.float64]:
     """Douglas and Peucker (1973) on a closed ring (P, 2); a ring that would vanish is kept as it is."""
+    if tolerance <= 0:
+        return ring  # GDAL's outlines have points at corners only
     farthest = int(np.argmax(((ring - ring[0]) ** 2).sum(axis=1)))
     closed = np.concatenate([ring, ring[:1]])
     keep = np.zeros(len(closed), dtype=np.bool_)
