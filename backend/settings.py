@@ -35,6 +35,7 @@ class LabelStudioSettings(_Section):
     host: str = "127.0.0.1"  # of the embedded server
     port: int = Field(default=8080, ge=0, le=65535)  # 0: any free port
     username: str = "lead@elnet.local"  # of the embedded server
+    document_root: str | None = None  # local files root as the server itself sees it; default: as seen here
 
     @field_validator("url")
     @classmethod
@@ -126,6 +127,11 @@ class Settings(BaseSettings):
     def jobs_url(self) -> str:
         """SQLAlchemy URL of the durable jobs: a file of its own on SQLite, the same PostgreSQL."""
         return self.database_url or f"sqlite:///{self.state / 'jobs.sqlite'}"
+
+    @property
+    def media_root(self) -> Path:
+        """The folder of imported images, which is Label Studio's local files root."""
+        return self.media.document_root or self.state / "media"
 
     @property
     def web_url(self) -> str:
