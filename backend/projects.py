@@ -1,0 +1,363 @@
+"""A project, made or mended: in Label Studio, in the ledger, and everything between."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path, PurePosixPath
+
+from sqlalchemy import select
+
+from active_learning.ledger import Ledger, Project, Task
+from active_learning.tasks import refresh_tasks
+from backend import told, wiring
+from backend.importing import Prepared, find_images, identify, prepare
+from backend.label_config import LabelConfigError, parse_label_config
+from backend.label_studio import LabelStudio
+from backend.label_studio_api import BACKEND_MARK, Json
+from backend.label_studio_http import LabelStudioError
+from backend.labeling_interface import check_classes, labeling_interface
+from backend.settings import Settings
+from backend.views import ensure_views
+from model.errors import ELNetError
+from model.raster import RasterError
+
+log = logging.getLogger(__name__)
+
+_TITLE = (3, 50)  # characters that Label Studio takes
+_TASKS = 100  # of one import
+_UPLOADS = 20  # files of one request
+_INSTRUCTION = (
+    "<p>Correct the mask that is shown, or draw one: brush and eraser for areas, polygon for straight edges. "
+    "Submit an image without a mask if it shows nothing of the classes. Skip it if it cannot be decided.</p>"
+)
+
+
+class ProjectError(ELNetError):
+    """A project that cannot be made or mended; the text says why."""
+
+
+@dataclass(slots=True)
+class ImportReport:
+    """What became of a folder of images.
+
+    Attributes:
+        added: new tasks.
+        known: files that were imported before.
+        skipped: file -> why it was not imported.
+    """
+
+    added: int = 0
+    known: int = 0
+    skipped: dict[Path, str] = field(default_factory=dict)
+
+
+def create(
+    ledger: Ledger,
+    settings: Settings,
+    tool: LabelStudio,
+    name: str,
+    classes: Sequence[str],
+    images: Path | None = None,
+    tile: int | None = None,
+    *,
+    upload: bool = False,
+) -> Project:
+    """Make a project, or mend what is half there. Safe to repeat: nothing is doubled.
+
+    Images that cannot be read are logged and passed over.
+
+    Args:
+        ledger: the ledger, upgraded.
+        settings: in force: the media root, the backend's address, its secrets, a new project's policy.
+        tool: the server.
+        name: its title in Label Studio, 3 to 50 characters, and its name in the ledger.
+        classes: in the order of the mask planes; fixed for good.
+        images: folder to import; None: only the project.
+        tile: side of tiles in px for images that are larger; None: images above 2048 px are cut at 1024.
+        upload: send the images to a server that does not see our disk, instead of linking them.
+
+    Returns:
+        The project's row.
+
+    Raises:
+        ProjectError: the name is taken by another project, or the classes differ from the project's.
+        WiringError: Label Studio refuses the storage, or does not reach the backend; what could be made
+            before that is made.
+        ELNetError: the server does not answer, the folder cannot be read.
+    """
+    wanted = check_classes(classes)
+    if not _TITLE[0] <= len(name) <= _TITLE[1] or name != name.strip():
+        raise ProjectError(f"{name!r} cannot be a project's name: 3 to 50 characters, no space at its ends")
+    project = _find(ledger, tool, name, wanted) or _make(ledger, settings, tool, name, wanted)
+    _mend_interface(tool, project)
+    ensure_views(tool, project.tool_project_id)
+    if not upload:
+        folder = _media_folder(settings, project)
+        folder.mkdir(parents=True, exist_ok=True)
+        wiring.ensure_storage(tool, settings, project.tool_project_id, folder.name)
+    if images is not None:
+        import_images(ledger, settings, tool, project, images, tile, upload=upload)
+    repair(ledger, settings, tool, project)
+    return project
+
+
+def repair(ledger: Ledger, settings: Settings, tool: LabelStudio, project: Project) -> None:
+    """Connect a project with the backend again, after its address, secrets or champion changed.
+
+    What Label Studio lost of predictions, acceptances and placements is told again by the worker.
+
+    Raises:
+        WiringError: Label Studio refuses the address, or does not reach the backend.
+    """
+    with ledger.session(write=False) as session:
+        champion = session.get_one(Project, project.id).champion
+    told.forget(ledger, told.lost(ledger, tool, project))
+    wiring.ensure_webhook(tool, settings, project.tool_project_id)
+    wiring.ensure_backend(tool, settings, project.tool_project_id, champion.name if champion else None)
+
+
+def import_images(
+    ledger: Ledger,
+    settings: Settings,
+    tool: LabelStudio,
+    project: Project,
+    images: Path,
+    tile: int | None = None,
+    *,
+    upload: bool = False,
+) -> ImportReport:
+    """Import a folder of images; those that were imported before, by path or content, are known.
+
+    Args:
+        ledger: the ledger.
+        settings: the media root and its limits.
+        tool: the server.
+        project: the project.
+        images: a folder.
+        tile: as for `create`.
+        upload: as for `create`.
+
+    Returns:
+        What became of each file.
+
+    Raises:
+        ImportFolderError: nothing in the folder, or the media folder cannot be written.
+    """
+    report = ImportReport()
+    media = _media_folder(settings, project)
+    sizes: dict[str, tuple[int, int]] = {}
+    new = _prepare_all(settings, tool, project, images, media, tile, report)
+    while part := list(islice(new, _TASKS)):
+        uris = _send(settings, tool, project, part, upload=upload)
+        sizes |= {uri: (image.width, image.height) for uri, image in zip(uris, part, strict=True)}
+    report.added = len(sizes)
+    _record(ledger, tool, project, sizes)
+    for path, reason in report.skipped.items():
+        log.warning("not imported: %s", reason if str(path) in reason else f"{path}: {reason}")
+    log.info("%d images imported, %d known, %d skipped", report.added, report.known, len(report.skipped))
+    return report
+
+
+def _find(ledger: Ledger, tool: LabelStudio, name: str, classes: list[str]) -> Project | None:
+    """The ledger's project of this name, if Label Studio still has it."""
+    with ledger.session() as session:
+        project = session.scalar(select(Project).where(Project.name == name))
+        if project is None:
+            return None
+        if project.classes != classes:
+            raise ProjectError(
+                f"project {name!r} has the classes {', '.join(project.classes)}, which are fixed; for "
+                f"{', '.join(classes)} make a project of another name"
+            )
+        try:
+            there = tool.project(project.tool_project_id)
+        except LabelStudioError as error:
+            if error.status != 404:
+                raise
+            raise ProjectError(
+                f"project {name!r} was project {project.tool_project_id} of {project.tool_url}, and "
+                f"{tool.url} has none of that number; make a project of another name (its labels stay in "
+                "the ledger)"
+            ) from error
+        if project.tool_url != tool.url:
+            if not _is_marked(there, name):
+                raise ProjectError(
+                    f"project {name!r} belongs to {project.tool_url}, not to {tool.url}; make a project of "
+                    "another name there"
+                )
+            project.tool_url = tool.url  # the same server at another address
+        return project
+
+
+def _make(ledger: Ledger, settings: Settings, tool: LabelStudio, name: str, classes: list[str]) -> Project:
+    """A new project; one that was half made before is taken up."""
+    titled = [found for found in _projects(tool) if found["title"] == name]
+    there = next((found for found in titled if _is_marked(found, name)), None)
+    if there is None:
+        if titled:
+            raise ProjectError(
+                f"Label Studio has a project {name!r} already, which was not made here; use another name, or "
+                "rename that one"
+            )
+        there = tool.lead.post(
+            "/api/projects/",
+            {
+                "title": name,
+                "description": _mark(name),
+                "label_config": labeling_interface(classes),
+                "expert_instruction": _INSTRUCTION,
+                "sampling": "Uncertainty sampling",
+                "enable_empty_annotation": True,
+                "show_skip_button": True,
+                "show_collab_predictions": True,
+                "maximum_annotations": 1,
+            },
+        )
+    loop = settings.loop
+    with ledger.session() as session:
+        project = Project(
+            name=name,
+            tool_url=tool.url,
+            tool_project_id=there["id"],
+            classes=classes,
+            accept_threshold=loop.accept_threshold,
+            audit_share=loop.audit_share,
+            holdout_share=loop.holdout_share,
+            labels_per_cycle=loop.labels_per_cycle,
+            cooldown_s=loop.cooldown_s,
+            training=dict(loop.training),
+        )
+        session.add(project)
+    return project
+
+
+def _projects(tool: LabelStudio) -> Iterator[Json]:
+    page = 1
+    while True:
+        found = tool.lead.get("/api/projects/", page=page, page_size=100, include="id,title,description")
+        yield from found["results"]
+        if not found["next"]:
+            return
+        page += 1
+
+
+def _mark(name: str) -> str:
+    return f"{BACKEND_MARK}: {name}"
+
+
+def _is_marked(there: Json, name: str) -> bool:
+    return _mark(name) in (there.get("description") or "")
+
+
+def _mend_interface(tool: LabelStudio, project: Project) -> None:
+    """Give the interface its brush and classes back; while they are there, people may change the rest."""
+    there = tool.project(project.tool_project_id)
+    try:
+        config = parse_label_config(there["label_config"])
+        if config.brush is not None and set(project.classes) <= set(config.brush.labels):
+            return
+        log.warning("the labeling interface lacked classes of the project; it is set anew")
+    except LabelConfigError as error:
+        log.warning("%s; it is set anew", error)
+    path = f"/api/projects/{project.tool_project_id}/"
+    tool.lead.patch(path, {"label_config": labeling_interface(project.classes)})
+
+
+def _media_folder(settings: Settings, project: Project) -> Path:
+    slug = re.sub(r"[^a-z0-9]+", "-", project.name.lower()).strip("-") or "project"
+    return settings.media_root / f"{slug}-{project.tool_project_id}"
+
+
+def _prepare_all(
+    settings: Settings,
+    tool: LabelStudio,
+    project: Project,
+    images: Path,
+    media: Path,
+    tile: int | None,
+    report: ImportReport,
+) -> Iterator[Prepared]:
+    """What is new of a folder, ready to be sent."""
+    tasks = [task["data"] for task in tool.listed(project.tool_project_id)]
+    contents = {str(data.get("content")) for data in tasks}
+    sources = {str(data.get("source")): str(data.get("content"))[:16] for data in tasks}
+    root = images / "images" if (images / "images").is_dir() else images
+    for path in find_images(images):
+        try:
+            image = identify(path.resolve(), root.resolve(), settings.media.max_bytes)
+            if sources.get(str(image.path), image.sha256) != image.sha256:
+                report.skipped[path] = "has changed since it was imported; delete its task to import it again"
+                continue
+            count = 0
+            for prepared in prepare(image, media, tile, settings.media.max_pixels, contents):
+                contents.add(prepared.content)
+                count += 1
+                yield prepared
+            report.known += not count
+        except RasterError as error:
+            report.skipped[path] = str(error)
+
+
+def _send(
+    settings: Settings, tool: LabelStudio, project: Project, images: Sequence[Prepared], *, upload: bool
+) -> list[str]:
+    """Make tasks in Label Studio; returns the addresses of their images."""
+    if upload:
+        uris = _upload(tool, project, images)
+    else:
+        root = settings.media_root
+        uris = [
+            wiring.local_files_uri(tool, PurePosixPath(image.path.relative_to(root).as_posix()))
+            for image in images
+        ]
+    body = [{"data": _task_data(image, uri)} for image, uri in zip(images, uris, strict=True)]
+    tool.lead.post(f"/api/projects/{project.tool_project_id}/import", body)
+    if upload:
+        for image in images:
+            image.path.unlink()
+    return uris
+
+
+def _task_data(image: Prepared, uri: str) -> Json:
+    """What the task says; route, quality and priority are the loop's, and come later."""
+    data: Json = {
+        "image": uri,
+        "source": str(image.source),
+        "scene": image.scene,
+        "content": image.content,
+        "route": "waiting",
+        "quality": None,
+        "priority": None,
+    }
+    if image.affine is not None:
+        data |= {"affine": list(image.affine), "crs": image.crs}
+    return data
+
+
+def _upload(tool: LabelStudio, project: Project, images: Sequence[Prepared]) -> list[str]:
+    """Send files to Label Studio; returns the addresses under which it serves them."""
+    uris: list[str] = []
+    path = f"/api/projects/{project.tool_project_id}/import"
+    for start in range(0, len(images), _UPLOADS):
+        part = images[start : start + _UPLOADS]
+        files = [(f"file{i}", (image.path.name, image.path.read_bytes())) for i, image in enumerate(part)]
+        params = {"commit_to_project": "false"}
+        ids = tool.lead.request("POST", path, params=params, files=files)["file_upload_ids"]
+        uris += [f"/data/{tool.lead.get(f'/api/import/file-upload/{i}')['file']}" for i in ids]
+    return uris
+
+
+def _record(
+    ledger: Ledger, tool: LabelStudio, project: Project, sizes: Mapping[str, tuple[int, int]]
+) -> None:
+    """Write the tasks into the ledger, also those that an interrupted import left only in Label Studio."""
+    listed = list(tool.tasks(project.tool_project_id))
+    with ledger.session() as session:
+        refresh_tasks(session, session.get_one(Project, project.id), listed)
+        for task in session.scalars(select(Task).where(Task.project_id == project.id)):
+            if task.image_uri in sizes:
+                task.width, task.height = sizes[task.image_uri]

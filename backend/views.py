@@ -1,0 +1,111 @@
+"""The Data Manager's views: what annotators and leads see of a project, and in which order.
+
+They filter by `data.route`, which the loop writes, and not by model version: see `docs/decisions.md`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from active_learning.ledger import TaskStatus
+from backend.label_studio_api import Json, LabelStudioApi
+
+_PRIORITY, _QUALITY = "tasks:data.priority", "tasks:data.quality"
+# Everything that is no help in deciding what to open next.
+_HIDDEN = (
+    "inner_id completed_at cancelled_annotations total_predictions annotations_results annotations_ids "
+    "predictions_results predictions_score file_upload storage_filename created_at updated_at updated_by "
+    "avg_lead_time draft_exists data.affine data.crs data.content"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One tab.
+
+    Attributes:
+        routes: what `data.route` may be; empty: anything.
+        unlabelled: only tasks without an annotation.
+        ordering: column, "-" before it for descending.
+    """
+
+    title: str
+    routes: tuple[TaskStatus, ...]
+    unlabelled: bool
+    ordering: str
+
+    def filters(self) -> Json:
+        """As the Data Manager keeps them."""
+        items = [_is("data.route", "String", route.value) for route in self.routes]
+        if self.unlabelled:
+            items.append(_is("total_annotations", "Number", 0))
+        return {"conjunction": "and", "items": items}
+
+    def data(self) -> Json:
+        """The whole tab, when it is made."""
+        hidden = [f"tasks:{column}" for column in _HIDDEN.split()]
+        return {
+            "title": self.title,
+            "type": "list",
+            "target": "tasks",
+            "gridWidth": 4,
+            "columnsWidth": {},
+            "columnsDisplayType": {_PRIORITY: "Number", _QUALITY: "Number"},
+            "hiddenColumns": {"explore": hidden, "labeling": hidden},
+            "ordering": [self.ordering],
+            "filters": self.filters(),
+        }
+
+
+VIEWS = (
+    View("Review queue", (TaskStatus.REVIEW,), True, f"-{_PRIORITY}"),
+    View("Accepted", (TaskStatus.ACCEPTED,), False, _QUALITY),
+    View("Audit", (TaskStatus.AUDIT,), True, f"-{_PRIORITY}"),
+    View("Done", (TaskStatus.DONE,), False, "-tasks:updated_at"),
+    # What stands in none of these: images that wait for a model, that cannot be read, that were skipped.
+    View("All images", (), False, "tasks:id"),
+)
+
+
+def ensure_views(api: LabelStudioApi, tool_project_id: int) -> None:
+    """Make the views that are not there, and give the others their filters and order back.
+
+    Whatever else people changed in them (columns, widths, grid) stays.
+    """
+    found: list[Json] = api.lead.get("/api/dm/views/", project=tool_project_id)
+    by_title = {view["data"].get("title"): view for view in reversed(found)}  # the first of a title counts
+    for view in VIEWS:
+        there = by_title.get(view.title)
+        if there is None:
+            body = {"project": tool_project_id, "data": view.data()}
+            api.lead.post("/api/dm/views/", body)
+        elif not is_intact(view, there):
+            display = {**there["data"].get("columnsDisplayType", {}), _PRIORITY: "Number", _QUALITY: "Number"}
+            wanted = {"ordering": [view.ordering], "filters": view.filters(), "columnsDisplayType": display}
+            body = {"project": tool_project_id, "data": {**there["data"], **wanted}}
+            api.lead.patch(f"/api/dm/views/{there['id']}/", body)
+
+
+def is_intact(view: View, there: Json) -> bool:
+    """Whether a view of the server filters and orders as ours does."""
+    data = there["data"]
+    display = data.get("columnsDisplayType", {})
+    return (
+        (data.get("ordering") or []) == [view.ordering]
+        and _plain(data.get("filters")) == _plain(view.filters())
+        and display.get(_PRIORITY) == "Number"
+        and display.get(_QUALITY) == "Number"
+    )
+
+
+def _plain(filters: Any) -> Any:
+    """Filters without what the server adds."""
+    if not filters or not filters.get("items"):
+        return None
+    keys = ("filter", "operator", "type", "value")
+    return filters.get("conjunction"), [{k: item.get(k) for k in keys} for item in filters["items"]]
+
+
+def _is(column: str, kind: str, value: object) -> Json:
+    return {"filter": f"filter:tasks:{column}", "operator": "equal", "type": kind, "value": value}
