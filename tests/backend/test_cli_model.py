@@ -178,7 +178,7 @@ def test_cached_weights_are_shown(elnet: Elnet, monkeypatch: pytest.MonkeyPatch)
     from model.trunk_cache import Cached
 
     calls: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(weights, "fetch", lambda *a, **k: calls.append((a, k["source"], k["sha256"])))
+    monkeypatch.setattr(weights, "fetch", lambda *a, **k: calls.append((a, k["source"], k["origin"])))
     monkeypatch.setattr(
         weights, "read_cached", lambda name: Cached(name, "t.safetensors", "ab", "Meta", "cd")
     )

