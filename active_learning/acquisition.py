@@ -15,12 +15,13 @@ sample, and must stay one when only its beginning is worked off.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, select, true, update
 from sqlalchemy.orm import Session
 
 from active_learning.ledger import Ledger
@@ -30,6 +31,7 @@ from active_learning.routing import seeded
 
 UNCERTAINTY, FOREGROUND, NOVELTY = 0.5, 0.2, 0.3  # weights; they sum to 1
 HEAD = 128  # how many tasks are chosen greedily: more than a cycle's worth of labels
+QUEUES = (TaskStatus.REVIEW, TaskStatus.AUDIT)  # where people work
 DIGITS = 4  # a priority is rounded, so that noise does not write thousands of tasks to the tool
 
 
@@ -42,67 +44,88 @@ class Candidate:
     embedding: NDArray[np.float32] | None
 
 
-def order(session: Session, project: Project) -> int:
+def place_new(ledger: Ledger, project_id: int) -> int:
+    """Give a place to the tasks that have none, without thinking the whole order over.
+
+    Each counts as novel. Quick, for the time while many are still to be predicted.
+
+    Returns:
+        How many got one.
+    """
+    with ledger.session(write=False) as session:
+        project = session.get_one(Project, project_id)
+        priorities: dict[int, float | None] = {}
+        for row in _standings(session, project, Task.priority.is_(None)):
+            if row.status is TaskStatus.REVIEW and row.signals is not None:
+                priorities[row.id] = round(_value(row.quality, row.signals) + NOVELTY, DIGITS)
+            elif row.status in QUEUES:
+                priorities[row.id] = _chance(project, row)
+    return _write(ledger, project_id, priorities)
+
+
+def reorder(ledger: Ledger, project_id: int) -> int:
     """Set `Task.priority` of every task that waits for a human; nobody else has one.
 
-    A task whose prediction by the champion is still to come keeps the priority it has.
+    A task whose prediction by the champion is still to come keeps the priority it has. The thinking, which
+    may take a second, is done in a session that only reads.
 
     Args:
-        session: a writing session; the caller commits.
-        project: the project.
+        ledger: the ledger.
+        project_id: the project.
 
     Returns:
         How many priorities changed.
     """
-    lock_project(session, project.id)
-    return _write(session, _changes(session, project))
-
-
-def reorder(ledger: Ledger, project_id: int) -> int:
-    """`order` in transactions of its own: the thinking, which may take a second, is done in a reading one."""
     with ledger.session(write=False) as session:
         changes = _changes(session, session.get_one(Project, project_id))
-    if not changes:
-        return 0
-    with ledger.session() as session:
-        lock_project(session, project_id)
-        return _write(session, changes)
+    return _write(ledger, project_id, changes)
 
 
-def _write(session: Session, changes: dict[int, float | None]) -> int:
-    if changes:
-        session.execute(update(Task), [{"id": i, "priority": p} for i, p in sorted(changes.items())])
-    return len(changes)
+def _write(ledger: Ledger, project_id: int, priorities: dict[int, float | None]) -> int:
+    if priorities:
+        with ledger.session() as session:
+            lock_project(session, project_id)
+            session.execute(update(Task), [{"id": i, "priority": p} for i, p in sorted(priorities.items())])
+    return len(priorities)
+
+
+def _standings(session: Session, project: Project, which: ColumnElement[bool]) -> Sequence[Any]:
+    """Tasks among `which`, each with what the champion said of it."""
+    by_champion = (Prediction.task_id == Task.id) & (Prediction.model_version_id == project.champion_id)
+    said = (Prediction.quality, Prediction.signals, Prediction.embedding)
+    return session.execute(
+        select(Task.id, Task.status, Task.priority, *said)
+        .outerjoin(Prediction, by_champion)
+        .where(which, Task.project_id == project.id)
+        .order_by(Task.id)
+    ).all()
 
 
 def _changes(session: Session, project: Project) -> dict[int, float | None]:
     """Task id -> its priority, where it is another than it has."""
-    by_champion = (Prediction.task_id == Task.id) & (Prediction.model_version_id == project.champion_id)
-    said = (Prediction.quality, Prediction.signals, Prediction.embedding)
-    rows = session.execute(
-        select(Task.id, Task.status, Task.priority, *said)
-        .outerjoin(Prediction, by_champion)
-        .where(Task.project_id == project.id)
-        .order_by(Task.id)
-    ).all()
+    rows = _standings(session, project, true())
     candidates: list[Candidate] = []
     labelled: list[NDArray[np.float32]] = []
     priorities: dict[int, float | None] = {}
-    for task_id, status, priority, quality, measured, embedding in rows:
-        if status is TaskStatus.REVIEW and measured is not None:
-            candidates.append(Candidate(task_id, _value(quality, measured), embedding))
-        elif status is TaskStatus.REVIEW:
-            chance = round(seeded("review", project.id, task_id), DIGITS)
-            priorities[task_id] = chance if priority is None else priority
-        elif status is TaskStatus.AUDIT:
-            priorities[task_id] = round(seeded("queue", project.id, task_id), DIGITS)
+    for row in rows:
+        if row.status is TaskStatus.REVIEW and row.signals is not None:
+            candidates.append(Candidate(row.id, _value(row.quality, row.signals), row.embedding))
+        elif row.status is TaskStatus.REVIEW and row.priority is not None:
+            priorities[row.id] = row.priority
+        elif row.status in QUEUES:
+            priorities[row.id] = _chance(project, row)
         else:
-            priorities[task_id] = None
-            if status is TaskStatus.DONE and embedding is not None:
-                labelled.append(embedding)
+            priorities[row.id] = None
+            if row.status is TaskStatus.DONE and row.embedding is not None:
+                labelled.append(row.embedding)
     for candidate, worth in zip(candidates, prioritise(candidates, labelled), strict=True):
         priorities[candidate.task_id] = round(worth, DIGITS)
     return {row.id: priorities[row.id] for row in rows if priorities[row.id] != row.priority}
+
+
+def _chance(project: Project, row: Any) -> float:
+    """A place by chance, the same each time."""
+    return round(seeded(row.status.value, project.id, row.id), DIGITS)
 
 
 def prioritise(candidates: list[Candidate], labelled: list[NDArray[np.float32]]) -> list[float]:

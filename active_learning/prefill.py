@@ -62,13 +62,16 @@ def predict_waiting(
         ToolUnavailableError: the images come from a tool that does not answer; what was stored stays.
     """
     moved = routing.settle(ledger, project_id)
-    waiting = _lacking(ledger, project_id, utc_now())[:limit]
+    lacking = _lacking(ledger, project_id, utc_now())
+    waiting = lacking[:limit]
     stored = 0
     try:
         if waiting:
             stored = _predict(ledger, project_id, waiting, predictor, images, batch, routing.OPEN)
     finally:
-        if moved or stored or _is_unordered(ledger, project_id):
+        if len(waiting) < len(lacking):  # the whole order is thought over when the others are there too
+            acquisition.place_new(ledger, project_id)
+        elif moved or stored or _is_unordered(ledger, project_id):
             acquisition.reorder(ledger, project_id)
     return stored
 
@@ -255,7 +258,7 @@ def _is_unordered(ledger: Ledger, project_id: int) -> bool:
     """Whether a task waits for a human without a place in the queue."""
     lost = exists().where(
         Task.project_id == project_id,
-        Task.status.in_((TaskStatus.REVIEW, TaskStatus.AUDIT)),
+        Task.status.in_(acquisition.QUEUES),
         Task.priority.is_(None),
     )
     with ledger.session(write=False) as session:

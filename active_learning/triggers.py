@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -99,9 +99,9 @@ def cancel(session: Session, cycle: Cycle, reason: str) -> bool:
     Returns:
         False when it had already ended, and nothing was changed.
     """
-    if cycle.state not in ACTIVE:
-        return False
-    cycle.state = CycleState.CANCELLED
-    cycle.reason = reason
-    cycle.finished_at = utc_now()
-    return True
+    still_active = (Cycle.id == cycle.id, Cycle.state.in_(ACTIVE))
+    ended = {"state": CycleState.CANCELLED, "reason": reason, "finished_at": utc_now()}
+    # Conditional, so that an end that the worker writes in this moment is never overwritten.
+    changed = session.execute(update(Cycle).where(*still_active).values(**ended).returning(Cycle.id)).all()
+    session.refresh(cycle)
+    return bool(changed)

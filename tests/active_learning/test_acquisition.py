@@ -41,8 +41,7 @@ def predicted(
 
 
 def order(loop: Any) -> int:
-    with loop.ledger.session() as session:
-        return acquisition.order(session, session.get_one(Project, loop.project_id))
+    return acquisition.reorder(loop.ledger, loop.project_id)
 
 
 def priorities(loop: Any, ids: list[int]) -> list[float | None]:
@@ -117,22 +116,20 @@ def test_a_task_that_waits_for_the_new_champion_keeps_its_place(loop):
     assert priorities(loop, ids) == before
 
 
-def test_reorder_does_the_same_in_transactions_of_its_own(loop):
-    ids = predicted(loop, [0.2, 0.6, 0.4])
-    assert acquisition.reorder(loop.ledger, loop.project_id) == 3
-    by_itself = priorities(loop, ids)
-    assert order(loop) == 0
-    assert priorities(loop, ids) == by_itself
-    assert acquisition.reorder(loop.ledger, loop.project_id) == 0
-
-
-def test_a_priority_that_the_session_has_loaded_is_not_stale(loop):
-    (task,) = predicted(loop, [0.2])
+def test_new_tasks_get_a_place_at_once_and_the_others_keep_theirs(loop):
+    (old,) = predicted(loop, [0.5])
+    order(loop)
+    before = loop.task(old).priority
+    low, high, accepted = predicted(loop, [0.1, 0.8, 0.95])
+    (unpredicted,) = loop.add("x")
     with loop.ledger.session() as session:
-        row = session.get_one(Task, task)
-        assert row.priority is None
-        acquisition.order(session, session.get_one(Project, loop.project_id))
-        assert row.priority is not None
+        session.get_one(Task, unpredicted).status = TaskStatus.REVIEW
+    assert acquisition.place_new(loop.ledger, loop.project_id) == 3
+    assert loop.task(old).priority == before
+    assert 1 >= loop.task(low).priority > loop.task(high).priority >= 0
+    assert loop.task(unpredicted).priority is not None
+    assert loop.task(accepted).priority is None
+    assert acquisition.place_new(loop.ledger, loop.project_id) == 0
 
 
 def test_priorities_fall_in_the_order_in_which_they_were_taken():

@@ -67,9 +67,12 @@ def test_working_again_changes_nothing(loop, make_predictor):
 
 
 def test_the_limit_bounds_one_call_and_the_next_goes_on(loop, make_predictor):
-    loop.add(*(loop.image(0.9, seed=i) for i in range(5)))
+    ids = loop.add(*(loop.image(0.6, seed=i) for i in range(5)))
     loop.promote()
-    assert [work(loop, make_predictor(), limit=2) for _ in range(4)] == [2, 2, 1, 0]
+    assert work(loop, make_predictor(), limit=2) == 2
+    assert [loop.task(i).priority is None for i in ids] == [False, False, True, True, True]
+    assert [work(loop, make_predictor(), limit=2) for _ in range(3)] == [2, 1, 0]
+    assert all(loop.task(i).priority is not None for i in ids)
 
 
 def test_a_new_champion_predicts_everything_that_no_human_labelled(loop, make_predictor):

@@ -110,3 +110,29 @@ def test_a_long_trigger_is_cut_to_what_the_ledger_holds(loop):
     cycle = request(loop, "x" * 500)
     with loop.ledger.session(write=False) as session:
         assert session.get_one(Cycle, cycle).trigger == "x" * 200
+
+
+def test_an_active_cycle_can_be_cancelled_and_an_ended_one_stays_as_it_ended(loop):
+    cycle = request(loop)
+
+    def cancel(reason: str) -> bool:
+        with loop.ledger.session() as session:
+            return triggers.cancel(session, session.get_one(Cycle, cycle), reason)
+
+    assert cancel("cancelled by ada")
+    assert not cancel("cancelled by bob")
+    with loop.ledger.session(write=False) as session:
+        row = session.get_one(Cycle, cycle)
+        assert (row.state, row.reason) == (CycleState.CANCELLED, "cancelled by ada")
+        assert row.finished_at is not None
+    assert request(loop)
+
+
+def test_a_cancellation_never_overwrites_an_end_that_came_first(loop):
+    cycle = request(loop)
+    with loop.ledger.session() as session:
+        stale = session.get_one(Cycle, cycle)
+        assert stale.state is CycleState.REQUESTED
+        session.connection().exec_driver_sql("UPDATE cycles SET state = 'promoted', reason = 'better'")
+        assert not triggers.cancel(session, stale, "too late")
+        assert (stale.state, stale.reason) == (CycleState.PROMOTED, "better")
