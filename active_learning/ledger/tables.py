@@ -10,6 +10,8 @@ What always holds, and what holds it:
 * a scene stands on one side of the split for good: `Scene` is append-only and unique per project;
 * a quality is in [0, 1] or absent: CHECK constraints;
 * the same event twice leaves the same state: `InboxEvent.key` is unique.
+
+Large columns stand last in their tables: SQLite reads through them to reach what stands behind.
 """
 
 from __future__ import annotations
@@ -244,13 +246,13 @@ class Prediction(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     task_id: Mapped[int] = mapped_column(ForeignKey("tasks.id"))
     model_version_id: Mapped[int] = mapped_column(ForeignKey("model_versions.id"), index=True)
-    masks: Mapped[NDArray[np.bool_]] = mapped_column(MaskType)
     score: Mapped[float]  # uncalibrated, from the signals
     quality: Mapped[float]  # predicted IoU: the score through the current calibration
     signals: Mapped[dict[str, Any]]
-    embedding: Mapped[NDArray[np.float32] | None] = mapped_column(EmbeddingType)
     tool_prediction_id: Mapped[ToolId | None] = mapped_column(index=True)  # read back after the push
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    embedding: Mapped[NDArray[np.float32] | None] = mapped_column(EmbeddingType)
+    masks: Mapped[NDArray[np.bool_]] = mapped_column(MaskType)
 
     task: Mapped[Task] = relationship()
     model_version: Mapped[ModelVersion] = relationship()
@@ -300,7 +302,6 @@ class Label(Base):
     source: Mapped[LabelSource] = mapped_column(_named(LabelSource, "label_source"))
     annotator: Mapped[str] = mapped_column(String(200))  # the tool's user id
     cancelled: Mapped[bool] = mapped_column(default=False)  # a skip: no mask is meant
-    masks: Mapped[NDArray[np.bool_] | None] = mapped_column(MaskType)
     soft_edges: Mapped[bool] = mapped_column(default=False)  # strokes with anti-aliased alpha, cut at > 127
     prediction_id: Mapped[int | None] = mapped_column(
         ForeignKey("predictions.id")
@@ -309,6 +310,7 @@ class Label(Base):
     lead_time_s: Mapped[float | None]
     updated_at: Mapped[datetime]  # the tool's clock: the latest revision is the one that counts
     received_at: Mapped[datetime] = mapped_column(default=utc_now)
+    masks: Mapped[NDArray[np.bool_] | None] = mapped_column(MaskType)
 
     task: Mapped[Task] = relationship()
 
@@ -335,12 +337,12 @@ class InboxEvent(Base):
     key: Mapped[str] = mapped_column(String(64), unique=True)  # sha256 of the canonical payload
     tool_project_id: Mapped[ToolId | None]
     action: Mapped[str] = mapped_column(String(100))
-    payload: Mapped[dict[str, Any]]
     state: Mapped[InboxState] = mapped_column(_named(InboxState, "inbox_state"), default=InboxState.WAITING)
     attempts: Mapped[int] = mapped_column(default=0)
     error: Mapped[str | None] = mapped_column(Text)
     received_at: Mapped[datetime] = mapped_column(default=utc_now)
     done_at: Mapped[datetime | None]
+    payload: Mapped[dict[str, Any]]
 
 
 class Scene(Base):
@@ -381,8 +383,8 @@ class Snapshot(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"))
     sha256: Mapped[str] = mapped_column(String(64))
-    manifest: Mapped[dict[str, Any]]  # {"classes": [...], "train": [ENTRY...], "holdout": [ENTRY...]}
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    manifest: Mapped[dict[str, Any]]  # {"classes": [...], "train": [ENTRY...], "holdout": [ENTRY...]}
 
 
 class Cycle(Base):

@@ -262,7 +262,7 @@ def _schema(engine: Engine) -> dict[str, dict[str, Any]]:
     found = inspect(engine)
     return {
         table: {
-            "columns": sorted((c["name"], str(c["type"]), c["nullable"]) for c in found.get_columns(table)),
+            "columns": [(c["name"], str(c["type"]), c["nullable"]) for c in found.get_columns(table)],
             "checks": sorted((str(c["name"]), c["sqltext"]) for c in found.get_check_constraints(table)),
             "keys": sorted(map(str, found.get_foreign_keys(table))),
             "unique": sorted(map(str, found.get_unique_constraints(table))),
