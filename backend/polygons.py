@@ -7,11 +7,13 @@ covers nothing, and outer ring and hole run in opposite senses, so even-odd and 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from rasterio import features
+from scipy.spatial import cKDTree
 
 from model.errors import ELNetError
 
@@ -111,15 +113,24 @@ def _distances(
 
 def _keyhole(outer: NDArray[np.float64], holes: list[NDArray[np.float64]]) -> NDArray[np.float64]:
     """One ring (P, 2) out of an outer ring and its holes, by slits between nearest points."""
-    ring = outer
+    if not holes:
+        return outer
+    points = cKDTree(outer)
+    detours: defaultdict[int, list[NDArray[np.float64]]] = defaultdict(
+        list
+    )  # at each point of the outer ring
     for hole in holes:
-        if (_area(hole) > 0) == (_area(outer) > 0):
-            hole = hole[::-1]
-        at = int(np.argmin(((ring - hole[0]) ** 2).sum(axis=1)))
-        start = int(np.argmin(((hole - ring[at]) ** 2).sum(axis=1)))
-        turned = np.roll(hole, -start, axis=0)
-        ring = np.concatenate([ring[: at + 1], turned, turned[:1], ring[at:]])
-    return ring
+        opposite = hole[::-1] if (_area(hole) > 0) == (_area(outer) > 0) else hole
+        distance, nearest = points.query(opposite)
+        start = int(np.argmin(distance))
+        at = int(nearest[start])
+        turned = np.roll(opposite, -start, axis=0)
+        detours[at] += [turned, turned[:1], outer[at : at + 1]]
+    parts, done = [], 0
+    for at in sorted(detours):
+        parts += [outer[done : at + 1], *detours[at]]
+        done = at + 1
+    return np.concatenate([*parts, outer[done:]])
 
 
 def _area(ring: NDArray[np.float64]) -> float:
