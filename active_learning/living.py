@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from sqlalchemy import ColumnElement, Select, Subquery, case, exists, func, select
+from sqlalchemy import Select, Subquery, case, exists, func, select
 from sqlalchemy.orm import Session
 
 from active_learning.ledger.tables import Label, LabelSource, Project, Snapshot, Task, TaskStatus, Tombstone
@@ -77,9 +77,8 @@ def living(project_id: int, task_id: int | None = None) -> Subquery:
     by_machine = case((Label.source == LabelSource.MACHINE, 1), else_=0)
     order = (by_machine, Label.updated_at.desc(), Label.revision.desc())
     rank = func.row_number().over(partition_by=Label.tool_annotation_id, order_by=order)
-    wanted: list[ColumnElement[bool]] = [Label.project_id == project_id, ~buried]
-    if task_id is not None:
-        wanted.append(Label.task_id == task_id)
+    # of one task: without the project, or SQLite goes through all of the project's labels
+    within = Label.project_id == project_id if task_id is None else Label.task_id == task_id
     columns = (Label.id, Label.task_id, Label.tool_annotation_id, Label.source, Label.cancelled)
-    ranked = select(*columns, Label.updated_at, rank.label("rank")).where(*wanted).subquery()
+    ranked = select(*columns, Label.updated_at, rank.label("rank")).where(within, ~buried).subquery()
     return select(ranked).where(ranked.c.rank == 1).subquery()
