@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 
 from flask import Flask
 
 from backend.app import create_app
+from backend.logs import start_logging
 from backend.settings import Settings, load_settings
 
 
 def application() -> Flask:
     """The application; settings come from the environment and ELNET_CONFIG."""
     settings = load_settings()
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    start_logging(settings)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every image otherwise
     return create_app(settings)
 

@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from backend.settings import Settings, load_settings
-
-_WATCH_S = 2.0
+from backend.logs import start_logging
+from backend.settings import load_settings
 
 label_studio_app = typer.Typer(help="The embedded Label Studio.", no_args_is_help=True)
-
-
-def start_logging(settings: Settings) -> None:
-    """One line an event, on standard error."""
-    logging.basicConfig(
-        level=settings.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
 
 
 def web() -> None:
