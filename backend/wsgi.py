@@ -15,7 +15,6 @@ def application() -> Flask:
     """The application; settings come from the environment and ELNET_CONFIG."""
     settings = load_settings()
     start_logging(settings)
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every image otherwise
     return create_app(settings)
 
 
