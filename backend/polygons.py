@@ -115,12 +115,12 @@ def _keyhole(outer: NDArray[np.float64], holes: list[NDArray[np.float64]]) -> ND
     """One ring (P, 2) out of an outer ring and its holes, by slits between nearest points."""
     if not holes:
         return outer
-    points = cKDTree(outer)
+    points, sense = cKDTree(outer), _area(outer) > 0
     detours: defaultdict[int, list[NDArray[np.float64]]] = defaultdict(
         list
     )  # at each point of the outer ring
     for hole in holes:
-        opposite = hole[::-1] if (_area(hole) > 0) == (_area(outer) > 0) else hole
+        opposite = hole[::-1] if (_area(hole) > 0) == sense else hole
         distance, nearest = points.query(opposite)
         start = int(np.argmin(distance))
         at = int(nearest[start])
