@@ -20,7 +20,7 @@ from active_learning.journal import CycleEndedError, Journal
 from active_learning.ledger import CycleState
 from active_learning.ledger.failures import LedgerError
 from active_learning.ports import ToolUnavailableError
-from active_learning.steps import BEGINNINGS, STEPS, Outcome, decision, ending
+from active_learning.steps import BEGINNINGS, STEPS, decision, ending
 from model.errors import ELNetError
 
 log = logging.getLogger(__name__)
@@ -114,14 +114,7 @@ def perform(context: CycleContext, step: str, cycle_id: int) -> str:
     """
     journal = Journal(context.ledger, cycle_id)
     try:
-        journal.check()
-        # A crash can fall between the ledger's record of a finished step and that of DBOS.
-        if not journal.is_finished(step):
-            journal.begin(step, BEGINNINGS[step])
-            started = time.monotonic()
-            outcome = _patiently(context, journal, step)
-            journal.finish(step, time.monotonic() - started, outcome.message, outcome.data)
-            log.info("cycle %d: %s: %s", cycle_id, step, outcome.message)
+        _patiently(context, journal, step)
         return decision(context, cycle_id)
     except CycleEndedError as ended:
         log.info("cycle %d: stopped during %s: %s", cycle_id, step, ended)
@@ -139,13 +132,24 @@ def perform(context: CycleContext, step: str, cycle_id: int) -> str:
     return ENDED
 
 
-def _patiently(context: CycleContext, journal: Journal, step: str) -> Outcome:
-    """Run a step; wait and try again, for a while, when the tool or the database does not answer."""
+def _patiently(context: CycleContext, journal: Journal, step: str) -> None:
+    """Run a step; wait and try again, for a while, when the tool or the ledger does not answer."""
     give_up = time.monotonic() + context.patience_s
-    delay = 1.0
+    delay, began = 1.0, False
     while True:
         try:
-            return STEPS[step](context, journal)
+            journal.check()
+            # A crash can fall between the ledger's record of a finished step and that of DBOS.
+            if journal.is_finished(step):
+                return
+            if not began:
+                journal.begin(step, BEGINNINGS[step])
+                began = True
+            started = time.monotonic()
+            outcome = STEPS[step](context, journal)
+            journal.finish(step, time.monotonic() - started, outcome.message, outcome.data)
+            log.info("cycle %d: %s: %s", journal.cycle_id, step, outcome.message)
+            return
         except _TRANSIENT as error:
             if time.monotonic() + delay > give_up:
                 raise
@@ -153,8 +157,6 @@ def _patiently(context: CycleContext, journal: Journal, step: str) -> Outcome:
             with suppress(LedgerError):
                 journal.note(step, f"{error}. Trying again in {delay:.0f} s.", retry_in_s=delay)
         context.sleep(delay)
-        with suppress(LedgerError):
-            journal.check()
         delay = min(_LONGEST_WAIT_S, 2 * delay)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from active_learning import registry
 from active_learning.context import CycleContext
 from active_learning.journal import Journal
 from active_learning.ledger import Cycle, ModelVersion, Project, Snapshot
+from active_learning.ledger.failures import LedgerError
 from active_learning.training_process import run_training
 from model.checkpoint import CheckpointError, load_checkpoint, read_card
 
@@ -96,12 +98,17 @@ def fine_tune(context: CycleContext, journal: Journal, planned: Plan) -> bool:
 
     def check() -> None:
         context.check()
-        journal.check()
+        with suppress(LedgerError):  # a moment without the ledger is no reason to lose hours of training
+            journal.check()
+
+    def report(said: Mapping[str, Any]) -> None:
+        with suppress(LedgerError):
+            journal.note("train", _sentence(said), **said)
 
     run_training(
         arguments,
         log=_folder(context, journal.cycle_id) / "train.log",
-        progress=lambda said: journal.note("train", _sentence(said), **said),
+        progress=report,
         check=check,
     )
     return False

@@ -10,12 +10,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from active_learning import evaluation, fine_tuning, gate, prefill, quality, registry
+from active_learning import evaluation, fine_tuning, gate, prefill, quality, registry, routing
 from active_learning.context import CycleContext
 from active_learning.journal import Journal
-from active_learning.ledger import Cycle, CycleState, ModelState, ModelVersion, Project, Snapshot
+from active_learning.ledger import (
+    Cycle,
+    CycleState,
+    ModelState,
+    ModelVersion,
+    Prediction,
+    Project,
+    Snapshot,
+    Task,
+)
 from active_learning.ports import ToolUnavailableError
 from active_learning.snapshot import take
 from model.checkpoint import read_card
@@ -171,31 +181,32 @@ def predict_again(context: CycleContext, journal: Journal) -> Outcome:
     """
     with context.ledger.session(write=False) as session:
         project_id = _project(session, journal.cycle_id).id
-    predicted, pushed = 0, 0
+    pushed, later = 0, ""
     try:
-        while True:
+        stored = True
+        while stored:
             _check(context, journal)
             with context.prefilling(project_id):
-                stored = prefill.predict_waiting(
-                    context.ledger,
-                    project_id,
-                    context.champion_predictor(project_id),
-                    context.images,
-                    batch=context.predictors.batch_size,
-                    limit=_CHUNK,
+                stored = (
+                    prefill.predict_waiting(
+                        context.ledger,
+                        project_id,
+                        context.champion_predictor(project_id),
+                        context.images,
+                        batch=context.predictors.batch_size,
+                        limit=_CHUNK,
+                    )
+                    > 0
                 )
                 pushed += prefill.push(context.ledger, project_id, context.tool).prefills
-            if not stored:
-                break
-            predicted += stored
-            journal.note("prefill", f"Predicted {_images(predicted, 'unlabelled')}.", predicted=predicted)
+            if stored:
+                done = _predicted(context, project_id)
+                journal.note("prefill", f"{_images(done, 'unlabelled')} predicted so far.", predicted=done)
     except ToolUnavailableError as error:
-        message = (
-            f"Predicted {_images(predicted, 'unlabelled')}. {error}; the worker goes on when it answers."
-        )
-        return Outcome(message, {"predicted": predicted, "pushed": pushed})
-    message = f"Predicted and routed {_images(predicted, 'unlabelled')}."
-    return Outcome(message, {"predicted": predicted, "pushed": pushed})
+        later = f" {error}; the worker goes on when it answers."
+    done = _predicted(context, project_id)
+    message = f"{_images(done, 'unlabelled')} predicted and routed by the model that serves.{later}"
+    return Outcome(message, {"predicted": done, "pushed": pushed})
 
 
 STEPS: Mapping[str, Callable[[CycleContext, Journal], Outcome]] = {
@@ -256,6 +267,22 @@ def _project(session: Session, cycle_id: int) -> Project:
 
 def _challenger(session: Session, cycle_id: int) -> ModelVersion:
     return session.get_one(ModelVersion, session.get_one(Cycle, cycle_id).challenger_id)
+
+
+def _predicted(context: CycleContext, project_id: int) -> int:
+    """How many tasks without a human label carry a prediction of the champion, whoever made it."""
+    with context.ledger.session(write=False) as session:
+        query = (
+            select(func.count())
+            .select_from(Task)
+            .join(Project, Project.id == Task.project_id)
+            .join(
+                Prediction,
+                (Prediction.task_id == Task.id) & (Prediction.model_version_id == Project.champion_id),
+            )
+            .where(Project.id == project_id, Task.status.in_(routing.OPEN))
+        )
+        return session.scalar(query) or 0
 
 
 def _image_scores(metrics: Mapping[str, Any]) -> list[gate.ImageScore]:

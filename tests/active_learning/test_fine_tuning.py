@@ -15,6 +15,7 @@ from active_learning.context import CycleContext
 from active_learning.fine_tuning import Plan, fine_tune, plan
 from active_learning.journal import CycleEndedError, Journal
 from active_learning.ledger import Cycle, CycleEvent, CycleState, ModelVersion, Project, Snapshot
+from active_learning.ledger.failures import LedgerError
 from active_learning.predictors import PredictorPool
 from active_learning.training_process import TrainingFailedError
 from model.checkpoint import read_card
@@ -185,6 +186,27 @@ def test_an_error_of_training_names_thing_and_log(rig: Rig) -> None:
     with pytest.raises(TrainingFailedError, match=r"training failed: .*epoch.*train\.log"):
         rig.fine_tune()
     assert not (rig.folder / "models" / "cycle-1").exists()
+
+
+def test_a_moment_without_the_ledger_does_not_stop_training(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: Any, **__: Any) -> None:
+        raise LedgerError("the ledger is locked")
+
+    went_on: list[bool] = []
+
+    def train_here(arguments: list[str], *, check: Any, progress: Any, **_: Any) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(Journal, "check", away)
+            patched.setattr(Journal, "note", away)
+            check()
+            progress({"epoch": 1, "epochs": 1, "loss": 0.1})
+        went_on.append(True)
+
+    monkeypatch.setattr(fine_tuning, "run_training", train_here)
+    rig.fine_tune()
+    assert went_on
 
 
 def test_a_cancelled_cycle_stops_its_training(rig: Rig) -> None:

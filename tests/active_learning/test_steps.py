@@ -260,12 +260,12 @@ def test_prefill_predicts_routes_and_pushes_what_is_unlabelled(rig: Rig) -> None
     rig.run("snapshot", "train")
     judge(rig, (0.9,), None)
     outcome = rig.run("gate", "promote", "prefill")
-    assert outcome.message == "Predicted and routed 3 unlabelled images."
+    assert outcome.message == "3 unlabelled images predicted and routed by the model that serves."
     assert rig.count(Prediction) == 3
     assert {rig.loop.task(i).status for i in rig.unlabelled} <= {TaskStatus.REVIEW, TaskStatus.ACCEPTED}
     assert sorted(rig.loop.tool.predictions) == sorted(rig.loop.task(i).tool_task_id for i in rig.unlabelled)
-    assert "Predicted 3 unlabelled images." in rig.events()
-    assert rig.run("prefill").data == {"predicted": 0, "pushed": 0}
+    assert "3 unlabelled images predicted so far." in rig.events()
+    assert rig.run("prefill").data == {"predicted": 3, "pushed": 0}
 
 
 def test_prefill_without_a_tool_is_left_to_the_worker(rig: Rig) -> None:
