@@ -71,6 +71,21 @@ def test_a_second_worker_is_refused_and_told_who_works(ledger: Ledger) -> None:
         assert held(ledger) is not None
 
 
+@pytest.mark.postgresql
+def test_the_same_on_postgresql(postgresql_url: str) -> None:
+    lost = threading.Event()
+    with Ledger(postgresql_url) as ledger:
+        ledger.upgrade()
+        with Lease(ledger, lost.set):
+            with pytest.raises(LeaseError, match="already runs"):
+                Lease(ledger, never).__enter__()
+            with ledger.session() as session:
+                session.execute(update(WorkerLease).values(holder="somebody else"))
+            assert lost.wait(10)
+        leave_alone = held(ledger)
+        assert leave_alone is not None
+
+
 def test_the_heart_beats(ledger: Ledger) -> None:
     with Lease(ledger, never):
         row = held(ledger)

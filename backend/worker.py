@@ -1,0 +1,229 @@
+"""The worker: works off the inbox, keeps prefills up to date, starts retraining cycles.
+
+All but the cycles is worked off from the ledger's state: what is lacking is found again after any crash.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from functools import partial
+from types import FrameType
+from typing import Self
+
+from sqlalchemy import select
+
+from active_learning import prefill, triggers
+from active_learning.context import CycleContext, Interrupted, interruptible
+from active_learning.jobs import CycleJobs
+from active_learning.ledger import Ledger, Project
+from active_learning.ledger.types import utc_now
+from active_learning.ports import ImageSource, LabelingTool, ToolUnavailableError
+from active_learning.predictors import PredictorPool
+from backend import inbox
+from backend.lease import Lease, LeaseError
+from backend.patience import Patience
+from backend.settings import Settings
+from model.errors import ELNetError
+
+log = logging.getLogger(__name__)
+
+
+class Worker:
+    """The one worker of a ledger.
+
+    As a context manager it holds the lease and runs the cycles; `run` does the rest until it is stopped.
+
+    Args:
+        settings: where the state lies, how often to look.
+        ledger: the ledger, upgraded.
+        tool: the labeling tool behind every project of the ledger.
+        images: the pixels of tasks.
+    """
+
+    def __init__(self, settings: Settings, ledger: Ledger, tool: LabelingTool, images: ImageSource) -> None:
+        self._settings = settings
+        self._ledger = ledger
+        self._stop = threading.Event()
+        self._lost_lease = False
+        self._context = CycleContext(
+            ledger=ledger,
+            images=interruptible(images, self._stop),
+            tool=interruptible(tool, self._stop),
+            predictors=PredictorPool(settings.device, settings.batch_size),
+            folder=settings.state.resolve(),
+            device=settings.device,
+            training={"trunk": settings.trunk},
+            stop=self._stop,
+        )
+        self._jobs = CycleJobs(self._context, settings.jobs_url)
+        self._patience: defaultdict[str, Patience] = defaultdict(Patience)
+        self._tool_is_down = False
+        self._reconciled: dict[int, float] = {}  # project id -> time.monotonic()
+        self._held = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._ledger.check()
+        with ExitStack() as stack:
+            stack.enter_context(Lease(self._ledger, self._lose))
+            stack.enter_context(self._jobs)
+            self._held = stack.pop_all()
+        log.info("worker started on %r", self._ledger)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._held.close()
+        log.info("worker stopped")
+
+    def stop(self) -> None:
+        """Ask `run` to end; safe from any thread and from a signal handler."""
+        self._stop.set()
+
+    def run(self) -> None:
+        """Work until `stop`, SIGTERM or SIGINT.
+
+        Raises:
+            LeaseError: another worker holds the ledger, or took it over meanwhile.
+            LedgerError: the ledger cannot be had, or is of another version.
+        """
+        with self._stopped_by_signals(), self:
+            while not self._stop.is_set():
+                if not self.run_once():
+                    self._stop.wait(self._settings.poll_s)
+        if self._lost_lease:
+            raise LeaseError("the lease on the ledger was lost to another worker, so this one stopped")
+
+    def run_once(self) -> int:
+        """Do a bounded part of everything that there is to do.
+
+        Returns:
+            How many pieces of work were done: 0 means that there was nothing to do.
+        """
+        try:
+            return self._do_once()
+        except Interrupted:
+            return 0
+
+    def _do_once(self) -> int:
+        projects: list[Project] = []
+        self._attempt("the ledger", lambda: projects.extend(self._projects()))
+        tool = self._context.tool
+        done = self._attempt("cycles", self._jobs.work_off)
+        done += sum(self._reconcile(project) for project in projects)
+        done += self._attempt("inbox", lambda: inbox.work_off(self._ledger, tool))
+        for project in projects:
+            done += self._attempt(f"prefill of {project.name}", partial(self._predict, project.id))
+            done += self._attempt(f"push of {project.name}", partial(self._push, project.id), needs_tool=True)
+            done += self._attempt(f"trigger of {project.name}", partial(self._trigger, project.id))
+        self._context.predictors.keep([p.champion_id for p in projects if p.champion_id is not None])
+        return done
+
+    def _projects(self) -> Sequence[Project]:
+        with self._ledger.session(write=False) as session:
+            return session.scalars(select(Project).order_by(Project.id)).all()
+
+    def _reconcile(self, project: Project) -> int:
+        """Read the tool for what lost events missed; after an outage this is the first that asks it again."""
+        last = self._reconciled.get(project.id)
+        if last is not None and time.monotonic() - last < self._settings.reconcile_s:
+            return 0
+        return self._attempt(f"reconciliation of {project.name}", partial(self._read_tool, project))
+
+    def _read_tool(self, project: Project) -> int:
+        done = inbox.reconcile(self._ledger, project, self._context.tool)
+        self._reconciled[project.id] = time.monotonic()
+        if self._tool_is_down:
+            self._tool_is_down = False
+            log.info("the labeling tool answers again")
+        return done
+
+    def _predict(self, project_id: int) -> int:
+        """Predict and route one batch, unless a cycle is at it."""
+        with self._context.prefilling_if_free(project_id) as free:
+            if not free:
+                return 0
+            batch = self._settings.batch_size
+            stored = prefill.predict_waiting(
+                self._ledger,
+                project_id,
+                self._context.champion_predictor(project_id),
+                self._context.images,
+                batch=batch,
+                limit=batch,
+            )
+        if stored:
+            log.info("predicted %d images of project %d", stored, project_id)
+        return stored
+
+    def _push(self, project_id: int) -> int:
+        """Tell the tool what it does not know yet, unless a cycle is at it."""
+        with self._context.prefilling_if_free(project_id) as free:
+            if not free:
+                return 0
+            report = prefill.push(self._ledger, project_id, self._context.tool)
+        told: dict[str, int] = {name: count for name, count in asdict(report).items() if count}
+        if told:
+            said = ", ".join(f"{count} {name}" for name, count in told.items())
+            log.info("pushed to project %d: %s", project_id, said)
+        return sum(told.values()) - report.unconfirmed
+
+    def _trigger(self, project_id: int) -> int:
+        """Ask for a cycle when one is due."""
+        with self._ledger.session(write=False) as session:
+            why = triggers.due(session, session.get_one(Project, project_id), utc_now())
+        if why is None:
+            return 0
+        with self._ledger.session() as session:
+            cycle = triggers.request(session, session.get_one(Project, project_id), why)
+            log.info("cycle %d of project %d requested: %s", cycle.id, project_id, why)
+        return 1
+
+    def _attempt(self, name: str, work: Callable[[], int | None], *, needs_tool: bool = False) -> int:
+        """Do a piece of work; after a failure leave it alone for a while, and let the others go on."""
+        patience = self._patience[name]
+        if not patience.is_over or (needs_tool and self._tool_is_down):
+            return 0
+        try:
+            done = work() or 0
+        except ToolUnavailableError as error:
+            self._tool_is_down = True
+            self._reconciled.clear()
+            log.warning("%s: %s; trying again in %.1f s", name, error, patience.failed())
+        except ELNetError as error:
+            log.error("%s: %s; trying again in %.1f s", name, error, patience.failed())
+        except Exception:  # the boundary of a job: one that is broken must not stop the others
+            log.exception("%s failed unexpectedly; trying again in %.1f s", name, patience.failed())
+        else:
+            patience.succeeded()
+            return done
+        return 0
+
+    def _lose(self) -> None:
+        """The lease is gone: stop before another worker and this one do the same work."""
+        self._lost_lease = True
+        self._stop.set()
+
+    @contextmanager
+    def _stopped_by_signals(self) -> Iterator[None]:
+        """SIGTERM and SIGINT stop the worker; only the main thread can hear them."""
+
+        def stop(number: int, _frame: FrameType | None) -> None:
+            log.info("%s: the worker is stopping", signal.Signals(number).name)
+            self._stop.set()
+
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
