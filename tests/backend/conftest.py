@@ -1,4 +1,4 @@
-"""What tests of the backend share: an HTTP server, a labeling tool in memory, Label Studio's payloads."""
+"""What tests of the backend share: an HTTP server, a labeling tool in memory, a real Label Studio."""
 
 from __future__ import annotations
 
@@ -17,14 +17,19 @@ import numpy as np
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from pydantic import SecretStr
+from werkzeug.serving import make_server
 
 from active_learning import registry
 from active_learning.ledger import Ledger, ModelVersion, Project
 from active_learning.ports import ToolAnnotation, ToolTask, ToolUnavailableError
 from backend.annotations import decode_annotation
 from backend.app import create_app
+from backend.embedded import EmbeddedLabelStudio
+from backend.label_studio import LabelStudio
+from backend.label_studio_install import InstallError, find_program
 from backend.regions import encode_rle
-from backend.settings import Settings, WebSettings
+from backend.settings import LabelStudioSettings, MediaSettings, Settings, WebSettings
 from model.raster import Raster
 
 Answer = tuple[int, dict[str, str], bytes]
@@ -282,3 +287,68 @@ def recorded() -> Callable[[str], dict[str, Any]]:
         return json.loads((folder / f"{name}.json").read_text())
 
     return read
+
+
+@pytest.fixture(scope="session")
+def label_studio_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedLabelStudio]:
+    """The real Label Studio, one for all tests; skips where it is not installed.
+
+    Mark tests that use it with `label_studio`, and give projects names of their own.
+    """
+    try:
+        find_program()
+    except InstallError as error:
+        pytest.skip(f"{error} (or name it by ELNET_LABEL_STUDIO_BIN)")
+    state = tmp_path_factory.mktemp("label-studio")
+    with EmbeddedLabelStudio(Settings(state=state, label_studio=LabelStudioSettings(port=0))) as running:
+        yield running
+
+
+@pytest.fixture
+def label_studio(label_studio_server: EmbeddedLabelStudio) -> Iterator[LabelStudio]:
+    """The tool over the real Label Studio."""
+    tool = LabelStudio(label_studio_server.url, label_studio_server.token, label_studio_server.machine_token)
+    yield tool
+    tool.close()
+
+
+@dataclass
+class Installation:
+    """The real Label Studio with a backend that answers it, over an empty ledger; no worker."""
+
+    settings: Settings
+    ledger: Ledger
+    tool: LabelStudio
+    app: Flask
+
+
+@pytest.fixture
+def installation(
+    label_studio_server: EmbeddedLabelStudio, label_studio: LabelStudio, ledger: Ledger, tmp_path: Path
+) -> Iterator[Installation]:
+    settings = Settings(
+        state=tmp_path,
+        label_studio=LabelStudioSettings(
+            url=label_studio_server.url,
+            token=SecretStr(label_studio_server.token),
+            machine_token=SecretStr(label_studio_server.machine_token),
+        ),
+        web=WebSettings(
+            port=0,
+            username="label-studio",
+            password=SecretStr("right"),
+            webhook_secret=SecretStr("secret"),
+        ),
+        media=MediaSettings(document_root=label_studio_server.settings.media_root),
+    )
+    app = create_app(
+        settings, ledger=ledger, images=SolidImages(), predictors=lambda v: SolidPredictor(v.name)
+    )
+    web = make_server("127.0.0.1", 0, app, threaded=True)
+    thread = threading.Thread(target=web.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    settings.web.port = web.server_port
+    yield Installation(settings, ledger, label_studio, app)
+    web.shutdown()
+    web.server_close()
+    thread.join()
