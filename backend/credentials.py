@@ -54,12 +54,17 @@ class Credentials:
         known: dict[str, Any] = {}
         try:
             found = json.loads(path.read_text())
+            if not isinstance(found, dict) or not all(isinstance(v, str | None) for v in found.values()):
+                raise ValueError("it holds no names with texts")
             known = {f.name: found[f.name] for f in fields(cls) if f.name in found}
         except FileNotFoundError:
             pass
         except OSError as error:
-            raise CredentialsError(f"{path} cannot be read: {error.strerror}; give it back to you") from error
-        except (ValueError, TypeError) as error:
+            raise CredentialsError(
+                f"{path} cannot be read: {error.strerror}; take the right to, or let ELNET_STATE name a "
+                "folder of yours"
+            ) from error
+        except ValueError as error:
             raise CredentialsError(
                 f"{path} is not a file of secrets: {error}; restore it, or remove it to have new ones made"
             ) from error

@@ -137,13 +137,14 @@ def _lock(path: Path) -> Iterator[None]:
     """Hold `<path>.lock`; the system lets go of it when the process dies."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.with_name(f"{path.name}.lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
-    except PermissionError as error:
+        file = path.with_name(f"{path.name}.lock").open("w")
+    except OSError as error:
         raise InstallError(
-            f"{path.parent} cannot be written; let ELNET_HOME name a folder of yours"
+            f"{path.parent} cannot be written ({error.strerror}); let ELNET_HOME name a folder of yours"
         ) from error
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _pip_install(folder: Path) -> None:
