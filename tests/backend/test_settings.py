@@ -1,0 +1,78 @@
+"""Settings: a file, the environment before it, and nothing that does not exist."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from backend.settings import LoopSettings, Settings, SettingsError, load_settings
+
+EXAMPLE = Path(__file__).parents[2] / "configs" / "elnet.yaml"
+
+
+@pytest.fixture(autouse=True)
+def _bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    for name in list(os.environ):
+        if name.startswith("ELNET_") and name not in {"ELNET_HOME", "ELNET_DATA"}:
+            monkeypatch.delenv(name)
+
+
+def test_the_example_file_holds_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    defaults = load_settings()
+    monkeypatch.setenv("ELNET_CONFIG", str(EXAMPLE))
+    assert load_settings() == defaults
+
+
+def test_the_environment_goes_before_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "elnet.yaml"
+    path.write_text("web: {port: 1234, threads: 3}\n")
+    monkeypatch.setenv("ELNET_CONFIG", str(path))
+    monkeypatch.setenv("ELNET_WEB__PORT", "4321")
+    settings = load_settings()
+    assert (settings.web.port, settings.web.threads) == (4321, 3)
+    assert load_settings(device="cpu").device == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("ELNET_WEB__PORT", "99999", "ELNET_WEB__PORT"),
+        ("ELNET_WEB__PROT", "9090", "ELNET_WEB__PROT"),
+        ("ELNET_DEVICE", "tpu", "ELNET_DEVICE"),
+        ("ELNET_LOOP__ACCEPT_THRESHOLD", "1.5", "ACCEPT_THRESHOLD"),
+        ("ELNET_LABEL_STUDIO__URL", "label-studio:8080", "must start with http"),
+        ("ELNET_CONFIG", "/nowhere/elnet.yaml", "/nowhere/elnet.yaml"),
+    ],
+)
+def test_what_is_wrong_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=said):
+        load_settings()
+
+
+def test_a_file_with_an_unknown_name_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "elnet.yaml"
+    path.write_text("lop: {audit_share: 0.2}\n")
+    monkeypatch.setenv("ELNET_CONFIG", str(path))
+    with pytest.raises(SettingsError, match="LOP"):
+        load_settings()
+
+
+def test_addresses() -> None:
+    settings = Settings(state=Path("/srv/elnet"))
+    assert settings.ledger_url == "sqlite:////srv/elnet/ledger.sqlite"
+    assert settings.jobs_url == "sqlite:////srv/elnet/jobs.sqlite"
+    assert settings.media_root == Path("/srv/elnet/media")
+    assert settings.web_url == "http://127.0.0.1:9090"
+    shared = Settings(database_url="postgresql://db/elnet", web={"public_url": "https://b.example.org/"})
+    assert shared.ledger_url == shared.jobs_url == "postgresql://db/elnet"
+    assert shared.web_url == "https://b.example.org"
+
+
+def test_a_projects_policy_is_checked() -> None:
+    assert LoopSettings(accept_threshold=None).accept_threshold is None
+    with pytest.raises(ValueError, match="holdout_share"):
+        LoopSettings(holdout_share=1.0)
