@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from backend.cli.progress import progress_bar
 from model.errors import ELNetError
@@ -184,10 +182,10 @@ def _show(row: dict[str, Any], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(row))
         return
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for name, value in row.items():
-        text = f"{value:.4g}" if isinstance(value, float) else str(value)
-        table.add_row(name.replace("_", " "), text)
-    Console(markup=False, highlight=False, soft_wrap=True).print(table)
+    width = max(len(name) for name in row)
+    for name, value in row.items():  # no table: it would fold paths, which people copy
+        if isinstance(value, float):
+            value = f"{value:.4g}"
+        elif isinstance(value, list):
+            value = ", ".join(map(str, value))
+        typer.echo(f"{name.replace('_', ' '):<{width}}  {value}")
