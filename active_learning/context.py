@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from active_learning.ledger import Ledger, Project
+from active_learning import prefill
+from active_learning.ledger import Ledger, ModelVersion, Project
 from active_learning.ports import ImageSource, LabelingTool
 from active_learning.predictors import PredictorPool
-from model.predictor import Predictor
 
 LOCK_POLL_S = 0.5
 T = TypeVar("T")
@@ -60,11 +60,24 @@ class CycleContext:
         self.stop.wait(seconds)
         self.check()
 
-    def champion_predictor(self, project_id: int) -> Predictor | None:
-        """The resident predictor of a project's champion; None before there is one."""
+    def predict_waiting(self, project_id: int, limit: int) -> int:
+        """`prefill.predict_waiting` with the resident champion, whichever that is by then."""
+        champion = self._champion(project_id)
+        while True:
+            predictor = self.predictors.get(champion) if champion is not None else None
+            batch = self.predictors.batch_size
+            try:
+                return prefill.predict_waiting(
+                    self.ledger, project_id, predictor, self.images, batch=batch, limit=limit
+                )
+            except prefill.PrefillError:
+                before, champion = champion, self._champion(project_id)
+                if (before and before.id) == (champion and champion.id):
+                    raise  # it is not that another one was promoted meanwhile
+
+    def _champion(self, project_id: int) -> ModelVersion | None:
         with self.ledger.session(write=False) as session:
-            champion = session.get_one(Project, project_id).champion
-        return self.predictors.get(champion) if champion is not None else None
+            return session.get_one(Project, project_id).champion
 
     @contextmanager
     def prefilling(self, project_id: int) -> Iterator[None]:

@@ -187,17 +187,7 @@ def predict_again(context: CycleContext, journal: Journal) -> Outcome:
         while stored:
             _check(context, journal)
             with context.prefilling(project_id):
-                stored = (
-                    prefill.predict_waiting(
-                        context.ledger,
-                        project_id,
-                        context.champion_predictor(project_id),
-                        context.images,
-                        batch=context.predictors.batch_size,
-                        limit=_CHUNK,
-                    )
-                    > 0
-                )
+                stored = context.predict_waiting(project_id, _CHUNK) > 0
                 pushed += prefill.push(context.ledger, project_id, context.tool).prefills
             if stored:
                 done = _predicted(context, project_id)

@@ -149,15 +149,7 @@ class Worker:
         with self._context.prefilling_if_free(project_id) as free:
             if not free:
                 return 0
-            batch = self._settings.batch_size
-            stored = prefill.predict_waiting(
-                self._ledger,
-                project_id,
-                self._context.champion_predictor(project_id),
-                self._context.images,
-                batch=batch,
-                limit=batch,
-            )
+            stored = self._context.predict_waiting(project_id, self._settings.batch_size)
         if stored:
             log.info("predicted %d images of project %d", stored, project_id)
         return stored

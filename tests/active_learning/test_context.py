@@ -12,6 +12,7 @@ import pytest
 from active_learning.context import CycleContext, Interrupted, interruptible
 from active_learning.ledger import Ledger
 from active_learning.predictors import PredictorPool
+from active_learning.prefill import PrefillError
 
 
 @pytest.fixture
@@ -64,6 +65,33 @@ def test_waiting_for_the_other_can_be_interrupted(context: CycleContext) -> None
         threading.Timer(0.2, context.stop.set).start()
         with pytest.raises(Interrupted), context.prefilling(1):
             pytest.fail("two at a time")
+
+
+def test_a_champion_that_was_promoted_meanwhile_is_taken(
+    loop: Any, make_predictor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = CycleContext(loop.ledger, loop.images, loop.tool, PredictorPool(), tmp_path)
+    loop.add(loop.image(0.8))
+    loop.promote("elnet-0001")
+
+    def load(version: Any) -> Any:
+        if version.name == "elnet-0001":
+            loop.promote("elnet-0002")  # while the first one is loaded
+        return make_predictor(version.name)
+
+    monkeypatch.setattr(context.predictors, "get", load)
+    assert context.predict_waiting(loop.project_id, 8) == 1
+
+
+def test_a_predictor_that_does_not_fit_is_no_matter_of_time(
+    loop: Any, make_predictor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = CycleContext(loop.ledger, loop.images, loop.tool, PredictorPool(), tmp_path)
+    loop.add(loop.image(0.8))
+    loop.promote("elnet-0001")
+    monkeypatch.setattr(context.predictors, "get", lambda _version: make_predictor("another"))
+    with pytest.raises(PrefillError, match="'another'"):
+        context.predict_waiting(loop.project_id, 8)
 
 
 def test_the_other_is_waited_for(context: CycleContext) -> None:
