@@ -47,6 +47,7 @@ class Connection:
 
     def __init__(self, url: str, token: str, setting: str, timeout_s: float = 60.0) -> None:
         self.url = url
+        self._token = token
         self._setting = setting
         # A connection of its own for each request: Django's server sends headers and body apart, and over a
         # connection that is kept the second waits 40 ms for the acknowledgement of the first.
@@ -56,12 +57,7 @@ class Connection:
             trust_env=not url.startswith("http://"),
             limits=httpx.Limits(max_keepalive_connections=keep),
         )
-        try:
-            self._sdk = SyncClientWrapper(
-                api_key=token, base_url=f"{url}/", httpx_client=self._http, max_retries=0
-            )
-        except ApiError as error:
-            raise self._refused(_detail(error.body)) from error
+        self._sdk = self._sign_in()
 
     def close(self) -> None:
         """Let go of what is open."""
@@ -119,6 +115,10 @@ class Connection:
                         f"{error or type(error).__name__}"
                     ) from error
             else:
+                if answer.status_code == httpx.codes.UNAUTHORIZED and self._token.count(".") == 2:
+                    # Our clock and the server's may differ on how long an access token lives.
+                    self._sdk = self._sign_in()
+                    answer = self._send(method, path, body, params, files)
                 if answer.status_code not in _LATER:
                     return self._result(answer, method, path)
                 if delay is None or not (repeatable or answer.status_code in {429, 503}):
@@ -139,6 +139,15 @@ class Connection:
             return self._send("GET", path, None, None, None)
         except httpx.TransportError as error:
             raise ToolUnavailableError(f"Label Studio at {self.url} does not answer: {error}") from error
+
+    def _sign_in(self) -> SyncClientWrapper:
+        """The SDK's client, which holds no access token yet."""
+        try:
+            return SyncClientWrapper(
+                api_key=self._token, base_url=f"{self.url}/", httpx_client=self._http, max_retries=0
+            )
+        except ApiError as error:
+            raise self._refused(_detail(error.body)) from error
 
     def _send(
         self,
@@ -190,9 +199,9 @@ class Connection:
 
     def _refused(self, detail: str) -> TokenError:
         return TokenError(
-            f"Label Studio at {self.url} refuses the token in {self._setting}: {detail}. Make a new one "
-            "(sign in as its user, Account & Settings, Personal Access Token) and set it there; a legacy "
-            "token works only if Organization, Access Token Settings allows it"
+            f"Label Studio at {self.url} refuses the token in {self._setting}: {detail.rstrip('.')}. Make a "
+            "new one (sign in as its user, Account & Settings, Personal Access Token) and set it there; a "
+            "legacy token works only if Organization, Access Token Settings allows it"
         )
 
 

@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from flask import Flask
@@ -302,6 +303,14 @@ def label_studio_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Em
     state = tmp_path_factory.mktemp("label-studio")
     with EmbeddedLabelStudio(Settings(state=state, label_studio=LabelStudioSettings(port=0))) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def personal_token(label_studio_server: EmbeddedLabelStudio) -> str:
+    """A personal access token of the lead's user."""
+    headers = {"Authorization": f"Token {label_studio_server.token}"}
+    answer = httpx.post(f"{label_studio_server.url}/api/token/", headers=headers, trust_env=False)
+    return str(answer.raise_for_status().json()["token"])
 
 
 @pytest.fixture
