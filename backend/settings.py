@@ -73,12 +73,17 @@ class MediaSettings(_Section):
 class LoopSettings(_Section):
     """Policy that a new project starts with; afterwards the ledger holds each project's own."""
 
-    accept_threshold: Share | None = 0.9
+    accept_threshold: Share | None = 0.9  # None (in the environment: none): nothing is accepted
     audit_share: Share = 0.1
     holdout_share: Annotated[float, Field(gt=0, lt=1)] = 0.25
     labels_per_cycle: int = Field(default=50, ge=1)
     cooldown_s: float = Field(default=600.0, ge=0)
     training: dict[str, Any] = {}  # overrides of model.training.TrainConfig
+
+    @field_validator("accept_threshold", mode="before")
+    @classmethod
+    def _none_as_text(cls, value: object) -> object:
+        return None if isinstance(value, str) and value.lower() == "none" else value
 
 
 class Settings(BaseSettings):
@@ -136,7 +141,8 @@ class Settings(BaseSettings):
     @property
     def web_url(self) -> str:
         """The backend's address as Label Studio reaches it."""
-        return (self.web.public_url or f"http://{self.web.host}:{self.web.port}").rstrip("/")
+        host = f"[{self.web.host}]" if ":" in self.web.host else self.web.host
+        return (self.web.public_url or f"http://{host}:{self.web.port}").rstrip("/")
 
 
 class SettingsError(ELNetError):
