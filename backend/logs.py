@@ -17,6 +17,7 @@ def start_logging(settings: Settings) -> None:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
-    if settings.log_level != "debug":
-        for name in _CHATTY:
-            logging.getLogger(name).setLevel(logging.WARNING)
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    for name in _CHATTY:
+        chatty = logging.NOTSET if level == logging.DEBUG else max(level, logging.WARNING)
+        logging.getLogger(name).setLevel(chatty)
