@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import tempfile
 from pathlib import Path
+from typing import Any
 
 from pydantic import SecretStr
 
 from backend.credentials import Credentials
-from backend.settings import Settings, load_settings
+from backend.settings import Settings, SettingsError, load_settings
 
 ML_USERNAME = "label-studio"  # of the ML contract's Basic auth, where none is set
 _FILE = "running.json"
+_KEYS = {"pid", "label_studio", "web_host", "web_port"}
 
 
 def with_secrets(settings: Settings) -> Settings:
@@ -39,28 +43,37 @@ def note_running(settings: Settings) -> None:
         "web_host": settings.web.host,
         "web_port": settings.web.port,
     }
-    (settings.state / _FILE).write_text(json.dumps(book, indent=2))
+    with tempfile.NamedTemporaryFile("w", dir=settings.state, prefix=".part-", delete=False) as part:
+        part.write(json.dumps(book, indent=2))
+    Path(part.name).replace(settings.state / _FILE)
 
 
 def forget_running(settings: Settings) -> None:
-    """The stack has stopped."""
-    (settings.state / _FILE).unlink(missing_ok=True)
+    """The stack of this process has stopped; what another process wrote down stays."""
+    path = settings.state / _FILE
+    with contextlib.suppress(SettingsError):  # a damaged one is left for a person to look at
+        if path.is_file() and _read(path)["pid"] == os.getpid():
+            path.unlink(missing_ok=True)
 
 
 def running_settings() -> Settings:
-    """The settings in force; where they name no Label Studio, those of the stack on this state folder.
+    """The settings in force, with the addresses of the stack that runs on this state folder.
+
+    A Label Studio that the settings name stays, and so does everything where no stack runs.
 
     Raises:
-        SettingsError: the settings are not valid.
+        SettingsError: the settings are not valid, or the address book is damaged.
         CredentialsError: secrets.json cannot be read.
     """
     settings = with_secrets(load_settings())
     path = settings.state / _FILE
-    if settings.label_studio.url is not None or not path.is_file():
+    book = _read(path) if path.is_file() else None
+    if book is None or not _lives(book["pid"]):  # left behind by a stack that was killed
         return settings
-    book = json.loads(path.read_text())
-    if not Path(f"/proc/{book['pid']}").is_dir() and Path("/proc").is_dir():
-        return settings  # left behind by a stack that was killed
+    web = settings.web.model_copy(update={"host": book["web_host"], "port": book["web_port"]})
+    settings = settings.model_copy(update={"web": web})
+    if settings.label_studio.url is not None:
+        return settings
     secrets = Credentials.load(settings.state)
     label_studio = settings.label_studio.model_copy(
         update={
@@ -69,5 +82,24 @@ def running_settings() -> Settings:
             "machine_token": SecretStr(secrets.machine_token) if secrets.machine_token else None,
         }
     )
-    web = settings.web.model_copy(update={"host": book["web_host"], "port": book["web_port"]})
-    return settings.model_copy(update={"label_studio": label_studio, "web": web})
+    return settings.model_copy(update={"label_studio": label_studio})
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        book = json.loads(path.read_text())
+        if not isinstance(book, dict) or set(book) != _KEYS:
+            raise ValueError("it does not say what a stack writes down")
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{path} cannot be read ({error}): stop the stack, remove the file.") from error
+    return book
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
