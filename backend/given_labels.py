@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
-from urllib.parse import parse_qs, urlsplit
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,16 +67,26 @@ def _read(folder: Path, task: Task, classes: Sequence[str]) -> NDArray[np.bool_]
     paths = _paths(folder, Path(str(task.data.get("source", ""))).stem, classes)
     if paths is None or task.width is None or task.height is None:
         return None
-    row, column = _offset(task.image_uri)
-    masks = np.stack([read_masks(path)[0] for path in paths])
+    masks = _stack(paths)
+    corner = _corner(task)
+    row, column = corner or (0, 0)
     part = masks[:, row : row + task.height, column : column + task.width]
-    is_tile = (row, column) != (0, 0) or parse_tile(_stem(task.image_uri)) is not None
-    if part.shape[1:] != (task.height, task.width) or (not is_tile and part.shape != masks.shape):
+    if part.shape[1:] != (task.height, task.width) or (corner is None and part.shape != masks.shape):
+        place = "" if corner is None else f", as the tile at row {row}, column {column}"
         raise GivenLabelError(
-            f"{paths[0]} is {masks.shape[2]} x {masks.shape[1]} px, its image {task.width} x {task.height}: "
-            "make them of one size, or take the mask out of the folder."
+            f"{paths[0]} is {masks.shape[2]} x {masks.shape[1]} px, its image {task.width} x {task.height}"
+            f"{place}: make them of one size, or take the mask out of the folder."
         )
     return part
+
+
+def _stack(paths: Sequence[Path]) -> NDArray[np.bool_]:
+    """The masks of one image: (N, H, W) bool."""
+    planes = [read_masks(path)[0] for path in paths]
+    for path, plane in zip(paths, planes, strict=True):
+        if plane.shape != planes[0].shape:
+            raise GivenLabelError(f"{path} and {paths[0]} are masks of one image and differ in size.")
+    return np.stack(planes)
 
 
 def _paths(folder: Path, stem: str, classes: Sequence[str]) -> list[Path] | None:
@@ -96,13 +105,10 @@ def _paths(folder: Path, stem: str, classes: Sequence[str]) -> list[Path] | None
     return found
 
 
-def _offset(image_uri: str) -> tuple[int, int]:
-    """Row and column of the task's first pixel in the image that it was cut from."""
-    tile = parse_tile(_stem(image_uri))
-    return (tile[1], tile[2]) if tile else (0, 0)
-
-
-def _stem(image_uri: str) -> str:
-    """The stem of the file in the media folder that a local-files address names."""
-    named = parse_qs(urlsplit(image_uri).query).get("d", [""])[0]
-    return PurePosixPath(named).stem
+def _corner(task: Task) -> tuple[int, int] | None:
+    """Row and column of a tile's first pixel in the image that it was cut from; None for a whole image."""
+    # `content` is the image's hash, and behind it what `cut` added to the name. The name itself would not
+    # tell: a team's own images may be called like tiles.
+    content = str(task.data.get("content", ""))
+    tile = parse_tile(content)
+    return (tile[1], tile[2]) if tile else None
