@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -37,7 +39,7 @@ from backend.label_studio import LabelStudio
 from backend.oracle import OracleAnnotator, Touched
 from backend.projects import create
 from backend.report import CycleReport, Picture, write_report
-from backend.settings import LabelStudioSettings, LoopSettings, Settings, WebSettings
+from backend.settings import LabelStudioSettings, LoopSettings, WebSettings, load_settings
 from backend.stack import Stack
 from model.errors import ELNetError
 from model.metrics import SegmentationMetrics, iou
@@ -94,13 +96,14 @@ def run_demo(data: Path | None, out: Path, plan: DemoPlan) -> list[CycleReport]:
     Raises:
         ELNetError: something did not start, or a cycle failed; the text says what and where its log is.
     """
-    console = Console()
+    console = Console(markup=False, emoji=False, highlight=False)  # paths and reasons may hold brackets
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="elnet-demo-") as scratch:
+    logs = _empty_logs(out)  # first of all, for a report that cannot be written is no use after ten minutes
+    with tempfile.TemporaryDirectory(prefix="elnet-demo-", ignore_cleanup_errors=True) as scratch:
         images_folder = Path(scratch) / "images"
         images, classes, origin = prepare(data, images_folder, plan.limit, plan.seed)
         per_cycle = plan.labels_per_cycle or min(24, max(8, len(images) // 5))
-        settings = Settings(
+        settings = load_settings(
             state=Path(scratch) / "state",
             database_url=None,
             poll_s=0.2,
@@ -118,7 +121,11 @@ def run_demo(data: Path | None, out: Path, plan: DemoPlan) -> list[CycleReport]:
         console.print(
             f"{len(images)} images of {origin}; a cycle after every {per_cycle} labels. Starting servers."
         )
-        with Stack(settings) as stack, Ledger(stack.settings.ledger_url) as ledger:
+        with (
+            _keeping_logs(settings.state, logs),
+            Stack(settings) as stack,
+            Ledger(stack.settings.ledger_url) as ledger,
+        ):
             tool = LabelStudio.from_settings(stack.settings)
             project = create(ledger, stack.settings, tool, "demo", classes, images=images_folder)
             console.print(f"Label Studio: {tool.url}/projects/{project.tool_project_id}")
@@ -142,6 +149,31 @@ def run_demo(data: Path | None, out: Path, plan: DemoPlan) -> list[CycleReport]:
     _print_table(console, rows)
     console.print(f"{about['seconds']:.0f} s in all. Report: {page}")
     return rows
+
+
+def _empty_logs(out: Path) -> Path:
+    """`out/logs`, without what an earlier demo left there."""
+    logs = out / "logs"
+    try:
+        shutil.rmtree(logs, ignore_errors=True)
+        logs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DemoError(
+            f"{out} cannot be written ({error.strerror}): name another folder with --out."
+        ) from error
+    return logs
+
+
+@contextlib.contextmanager
+def _keeping_logs(state: Path, logs: Path) -> Iterator[None]:
+    """Copy the servers' logs out of the scratch folder at the end, most of all when it ended in an error."""
+    try:
+        yield
+    except ELNetError as error:
+        raise DemoError(f"{error}\nThe servers' logs are in {logs}.") from error
+    finally:
+        for log in (*state.glob("logs/*.log"), *state.glob("label-studio/*.log")):
+            shutil.copy(log, logs)
 
 
 @dataclass(slots=True)
@@ -255,7 +287,7 @@ class Demo:
                 events = select(CycleEvent).where(CycleEvent.cycle_id == cycle.id, CycleEvent.id > told)
                 for event in session.scalars(events.order_by(CycleEvent.id)):
                     told = event.id
-                    self._console.print(f"  {event.step}: {event.message}", highlight=False)
+                    self._console.print(f"  {event.step}: {event.message}")
                 if cycle.state is CycleState.FAILED:
                     raise DemoError(f"Cycle {number} failed in step {cycle.step}: {cycle.reason}")
                 if cycle.state not in triggers.ACTIVE:

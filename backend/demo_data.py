@@ -89,7 +89,7 @@ def _tiles(pair: Pair) -> Iterator[DemoImage]:
             f"{pair.image} is {raster.pixels.shape[1]} x {raster.pixels.shape[0]} px, but its mask is "
             f"{truth.shape[2]} x {truth.shape[1]} px: they must be of one size."
         )
-    if max(truth.shape) <= _LARGEST:
+    if max(raster.valid.shape) <= _LARGEST:
         yield DemoImage(pair.stem, raster, truth)
         return
     for name, tile, window in cut(raster, _LARGEST // 2, stem=pair.stem):

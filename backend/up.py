@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from active_learning import standing, triggers
-from active_learning.ledger import Cycle, Ledger, Project, TaskStatus
+from active_learning.ledger import Cycle, InboxEvent, InboxState, Ledger, Project, TaskStatus
 from backend import given_labels, projects
 from backend.credentials import Credentials
 from backend.label_studio import LabelStudio
@@ -23,6 +24,8 @@ from model.errors import ELNetError
 from model.pairs import find_pairs
 
 _WATCH_S = 2.0
+_POLL_S = 0.2
+_INBOX_S = 60.0
 
 
 def run_up(
@@ -43,8 +46,10 @@ def run_up(
 
     Raises:
         ELNetError: something did not start.
+        KeyboardInterrupt: Ctrl-C, when everything has stopped.
     """
-    console = Console(highlight=False)
+    console = Console(markup=False, emoji=False, highlight=False)  # names and reasons may hold brackets
+    is_embedded = settings.label_studio.url is None
     with Stack(settings) as stack, Ledger(stack.settings.ledger_url) as ledger:
         tool = LabelStudio.from_settings(stack.settings)
         known = _projects(ledger)
@@ -52,11 +57,12 @@ def run_up(
             projects.repair(ledger, stack.settings, tool, project)  # ports may have changed
         if data is not None or not known:
             _fill(stack.settings, ledger, tool, data, name, classes, labelled_share, console)
-        _tell(stack.settings, ledger, console)
+        _tell(stack.settings, ledger, console, is_embedded=is_embedded)
         try:
             _watch(stack, ledger, console)
         except KeyboardInterrupt:
             console.print("\nStopping. Nothing is lost: the same command goes on from here.")
+            raise
 
 
 def _projects(ledger: Ledger) -> Sequence[Project]:
@@ -89,10 +95,22 @@ def _fill(
     count = given_labels.import_labels(ledger, tool, project, masks, share=labelled_share)
     if count:
         console.print(f"{count} of the given masks were imported as labels.")
+        _wait_for_inbox(ledger)
         with ledger.session() as session:
             found = session.get_one(Project, project.id)
             if found.champion_id is None and triggers.active_cycle(session, found) is None:
                 triggers.request(session, found, "first model, from the given masks")
+
+
+def _wait_for_inbox(ledger: Ledger) -> None:
+    """Until the worker has read what was just submitted, so that the first cycle trains on all of it."""
+    give_up = time.monotonic() + _INBOX_S  # the cycle is asked for all the same: it takes what is there
+    while time.monotonic() < give_up:
+        with ledger.session(write=False) as session:
+            waiting = select(InboxEvent.id).where(InboxEvent.state == InboxState.WAITING).limit(1)
+            if session.scalar(waiting) is None:
+                return
+        time.sleep(_POLL_S)
 
 
 def _class_names(data: Path) -> list[str]:
@@ -101,15 +119,15 @@ def _class_names(data: Path) -> list[str]:
     return find_pairs(data)[1]
 
 
-def _tell(settings: Settings, ledger: Ledger, console: Console) -> None:
-    secrets = Credentials.load(settings.state)
+def _tell(settings: Settings, ledger: Ledger, console: Console, *, is_embedded: bool) -> None:
     console.print()
     with ledger.session(write=False) as session:
         for project in session.scalars(select(Project).order_by(Project.name)):
             address = f"{settings.label_studio.url}/projects/{project.tool_project_id}"
-            console.print(f"[bold]{project.name}[/bold]  {address}", soft_wrap=True)
-    if settings.label_studio.username:
-        console.print(f"sign in as {settings.label_studio.username} with the password {secrets.password}")
+            console.print(Text(project.name, "bold").append(f"  {address}", "not bold"), soft_wrap=True)
+    if is_embedded:  # another server has users and passwords of its own
+        password = Credentials.load(settings.state).password
+        console.print(f"sign in as {settings.label_studio.username} with the password {password}")
     console.print(f"state, logs and secrets: {settings.state}", soft_wrap=True)
     console.print("Ctrl-C stops everything; starting again loses nothing.\n")
 
@@ -119,13 +137,13 @@ def _watch(stack: Stack, ledger: Ledger, console: Console) -> None:
     told: dict[int, str] = {}
     while True:
         for line in stack.mend():
-            console.print(f"started again: {line}")
+            console.print(f"started again: {line}", soft_wrap=True)
         with ledger.session(write=False) as session:
             for project in session.scalars(select(Project)):
                 line = _summary_line(session, project)
                 if told.get(project.id) != line:
                     told[project.id] = line
-                    console.print(f"{time.strftime('%H:%M:%S')} {project.name}: {line}")
+                    console.print(f"{time.strftime('%H:%M:%S')} {project.name}: {line}", soft_wrap=True)
         time.sleep(_WATCH_S)
 
 

@@ -11,11 +11,13 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NoReturn
 
 import typer
 
 from model.errors import ELNetError
+
+_INTERRUPTED: Final = 130  # 128 + SIGINT, as shells have it
 
 # name: (module:attribute, what the list of commands says). The attribute is a function or a typer.Typer.
 COMMANDS: Final = {
@@ -27,7 +29,10 @@ COMMANDS: Final = {
     "retrain": ("backend.cli.loop_commands:retrain", "Ask for a retraining cycle; the worker runs it."),
     "cycles": ("backend.cli.loop_commands:cycles_app", "The retraining cycles: list, log, cancel."),
     "models": ("backend.cli.loop_commands:models_app", "The model versions: list, promote, roll back."),
-    "threshold": ("backend.cli.loop_commands:threshold_app", "The accept threshold: what if, set, history."),
+    "threshold": (
+        "backend.cli.loop_commands:threshold_app",
+        "The accept threshold: what if, set, undo.",
+    ),
     "up": ("backend.cli.serve_commands:up", "Start everything on this machine, for people."),
     "demo": ("backend.cli.serve_commands:demo", "The whole loop, unattended, with a report."),
     "web": ("backend.cli.serve_commands:web", "Serve the ML contract and the webhook."),
@@ -42,6 +47,12 @@ def main() -> None:
     """Run the command line; errors that a person can mend come without a traceback."""
     try:
         application(sys.argv[1:])()
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:  # typer has caught Ctrl-C, and says nothing
+            _fail("stopped by Ctrl-C", _INTERRUPTED)
+        raise
+    except KeyboardInterrupt:  # while a command was still being imported
+        _fail("stopped by Ctrl-C", _INTERRUPTED)
     except ELNetError as error:
         _fail(str(error))
     except Exception as error:  # the process boundary: whatever it is, a person reads it
@@ -101,6 +112,6 @@ def _top(
     pass
 
 
-def _fail(message: str) -> None:
-    print(f"elnet: error: {message}", file=sys.stderr)
-    sys.exit(1)
+def _fail(message: str, status: int = 1) -> NoReturn:
+    print(f"elnet: {'error: ' if status == 1 else ''}{message}", file=sys.stderr)
+    sys.exit(status)

@@ -51,11 +51,12 @@ def up(
     ] = 0.4,
 ) -> None:
     """Label Studio, backend and worker on this machine, for people: Ctrl-C stops them, nothing is lost."""
+    from backend.cli.common import split_names
     from backend.up import run_up
 
     settings = load_settings()
     start_logging(settings)
-    run_up(settings, data, name, classes.split(",") if classes else None, labelled_share)
+    run_up(settings, data, name, split_names(classes) if classes else None, labelled_share)
 
 
 def demo(
