@@ -6,7 +6,8 @@ import getpass
 import json
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -42,6 +43,29 @@ def open_ledger(settings: Settings | None = None) -> Ledger:
     return ledger
 
 
+@contextmanager
+def ledger_session(*, write: bool) -> Iterator[Session]:
+    """One transaction on the ledger of the settings in force, and nothing stays open after it.
+
+    Raises:
+        LedgerError: as `open_ledger`.
+    """
+    with open_ledger() as ledger, ledger.session(write=write) as session:
+        yield session
+
+
+def hand_down(context: typer.Context, project: str | None, as_json: bool) -> bool:
+    """Let a subcommand take over what was given before its name: `elnet models -p oil promote VERSION`.
+
+    Returns:
+        Whether there is a subcommand.
+    """
+    if context.invoked_subcommand is None:
+        return False
+    context.default_map = {context.invoked_subcommand: {"project": project, "json_": as_json}}
+    return True
+
+
 def find_project(session: Session, name: str | None) -> Project:
     """The project of this name, or the only one.
 
@@ -60,6 +84,11 @@ def find_project(session: Session, name: str | None) -> Project:
         if project.name == name:
             return project
     raise UnknownProjectError(f"There is no project {name!r}. There are: {names}.")
+
+
+def split_names(text: str) -> list[str]:
+    """`oil, ship` -> its names."""
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def who() -> str:
@@ -86,7 +115,7 @@ def show(rows: Sequence[dict[str, Any]], *, as_json: bool, empty: str) -> None:
         table.add_column(name.replace("_", " "), overflow="fold")
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)  # reasons and names may hold brackets
 
 
 def _plain(value: Any) -> str:
@@ -98,6 +127,8 @@ def _cell(value: Any) -> str:
         return "-"
     if isinstance(value, datetime):
         return value.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
     if isinstance(value, float):
         return f"{value:.3f}"
     return str(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Annotated, Any
 
@@ -17,12 +18,23 @@ from active_learning.ledger import (
     Ledger,
     ModelVersion,
     Project,
+    ThresholdChange,
 )
-from backend.cli.common import JsonOption, ProjectOption, find_project, open_ledger, show, who
+from backend.cli.common import (
+    JsonOption,
+    ProjectOption,
+    find_project,
+    hand_down,
+    ledger_session,
+    open_ledger,
+    show,
+    who,
+)
 from backend.settings import load_settings
 from model.errors import ELNetError
 
 _POLL_S = 1.0
+_HINT_S = 10.0  # a worker that runs takes a cycle sooner
 
 cycles_app = typer.Typer(help="The retraining cycles.", no_args_is_help=False)
 models_app = typer.Typer(help="The model versions of a project.", no_args_is_help=False)
@@ -40,27 +52,26 @@ def retrain(
     json_: JsonOption = False,
 ) -> None:
     """Ask for a retraining cycle; the worker runs it."""
-    ledger = open_ledger()
-    with ledger.session() as session:
-        found = find_project(session, project)
-        cycle = triggers.request(session, found, f"command by {who()}")
-        session.flush()
-        cycle_id = cycle.id
-    if not wait:
-        show([_read_cycle(ledger, cycle_id)], as_json=json_, empty="")
-        return
-    row = _wait(ledger, cycle_id, quiet=json_)
+    with open_ledger() as ledger:
+        with ledger.session() as session:
+            found = find_project(session, project)
+            cycle = triggers.request(session, found, f"command by {who()}")
+            cycle_id, row = cycle.id, _cycle_row(session, cycle)
+        if wait:
+            row = _wait(ledger, cycle_id, quiet=json_)
     show([row], as_json=json_, empty="")
     if row["state"] == CycleState.FAILED:
         raise LoopCommandError(f"Cycle {cycle_id} failed in step {row['step']}: {row['reason']}")
+    if row["state"] == CycleState.CANCELLED:
+        raise LoopCommandError(f"Cycle {cycle_id} did not come to its end: {row['reason']}")
 
 
 @cycles_app.callback(invoke_without_command=True)
 def cycles(context: typer.Context, project: ProjectOption = None, json_: JsonOption = False) -> None:
     """The cycles of a project, newest first."""
-    if context.invoked_subcommand is not None:
+    if hand_down(context, project, json_):
         return
-    with open_ledger().session(write=False) as session:
+    with ledger_session(write=False) as session:
         found = find_project(session, project)
         query = select(Cycle).where(Cycle.project_id == found.id).order_by(Cycle.id.desc())
         rows = [_cycle_row(session, cycle) for cycle in session.scalars(query)]
@@ -70,7 +81,7 @@ def cycles(context: typer.Context, project: ProjectOption = None, json_: JsonOpt
 @cycles_app.command("log")
 def cycle_log(cycle_id: Annotated[int, typer.Argument(metavar="ID")], json_: JsonOption = False) -> None:
     """What happened in a cycle, step by step."""
-    with open_ledger().session(write=False) as session:
+    with ledger_session(write=False) as session:
         _get_cycle(session, cycle_id)
         query = select(CycleEvent).where(CycleEvent.cycle_id == cycle_id).order_by(CycleEvent.id)
         rows = [
@@ -82,7 +93,7 @@ def cycle_log(cycle_id: Annotated[int, typer.Argument(metavar="ID")], json_: Jso
 @cycles_app.command("cancel")
 def cancel(cycle_id: Annotated[int, typer.Argument(metavar="ID")]) -> None:
     """Stop a cycle; what serves now goes on serving."""
-    with open_ledger().session() as session:
+    with ledger_session(write=True) as session:
         cycle = _get_cycle(session, cycle_id)
         if not triggers.cancel(session, cycle, f"cancelled by {who()}"):
             raise LoopCommandError(f"Cycle {cycle_id} has already ended: {cycle.state}.")
@@ -92,9 +103,9 @@ def cancel(cycle_id: Annotated[int, typer.Argument(metavar="ID")]) -> None:
 @models_app.callback(invoke_without_command=True)
 def models(context: typer.Context, project: ProjectOption = None, json_: JsonOption = False) -> None:
     """The model versions of a project, newest first."""
-    if context.invoked_subcommand is not None:
+    if hand_down(context, project, json_):
         return
-    with open_ledger().session(write=False) as session:
+    with ledger_session(write=False) as session:
         found = find_project(session, project)
         query = select(ModelVersion).where(ModelVersion.project_id == found.id)
         rows = [_model_row(version) for version in session.scalars(query.order_by(ModelVersion.id.desc()))]
@@ -104,7 +115,7 @@ def models(context: typer.Context, project: ProjectOption = None, json_: JsonOpt
 @models_app.command("promote")
 def promote(name: Annotated[str, typer.Argument(metavar="VERSION")], project: ProjectOption = None) -> None:
     """Make a version the champion; the worker then prefills with it."""
-    with open_ledger().session() as session:
+    with ledger_session(write=True) as session:
         found = find_project(session, project)
         version = session.scalar(
             select(ModelVersion).where(ModelVersion.project_id == found.id, ModelVersion.name == name)
@@ -118,7 +129,7 @@ def promote(name: Annotated[str, typer.Argument(metavar="VERSION")], project: Pr
 @models_app.command("rollback")
 def rollback(project: ProjectOption = None) -> None:
     """Go back to the champion before this one."""
-    with open_ledger().session() as session:
+    with ledger_session(write=True) as session:
         found = find_project(session, project)
         version = registry.rollback(session, found)
         name = version.name
@@ -128,9 +139,9 @@ def rollback(project: ProjectOption = None) -> None:
 @threshold_app.callback(invoke_without_command=True)
 def threshold(context: typer.Context, project: ProjectOption = None, json_: JsonOption = False) -> None:
     """What each accept threshold would accept, and what audits say of it."""
-    if context.invoked_subcommand is not None:
+    if hand_down(context, project, json_):
         return
-    with open_ledger().session(write=False) as session:
+    with ledger_session(write=False) as session:
         found = find_project(session, project)
         rows = [_what_if_row(session, found, value) for value in _ladder(found.accept_threshold)]
     show(rows, as_json=json_, empty="")
@@ -146,17 +157,25 @@ def set_threshold(
 ) -> None:
     """Move the accept threshold; every image is routed again."""
     number = _parse_threshold(value)
-    with open_ledger().session() as session:
+    with ledger_session(write=True) as session:
         found = find_project(session, project)
         change = thresholds.set_threshold(session, found, number, who(), why)
-        before = change.from_value
-    typer.echo(f"The accept threshold of {found.name!r} moved from {before} to {number}.")
+    _tell_move(found, change)
+
+
+@threshold_app.command("undo")
+def undo_threshold(project: ProjectOption = None) -> None:
+    """Take back the last move of the accept threshold; a second undo brings it back."""
+    with ledger_session(write=True) as session:
+        found = find_project(session, project)
+        change = thresholds.undo(session, found, who())
+    _tell_move(found, change)
 
 
 @threshold_app.command("history")
 def threshold_history(project: ProjectOption = None, json_: JsonOption = False) -> None:
     """Who moved the threshold, when, from what to what, and why."""
-    with open_ledger().session(write=False) as session:
+    with ledger_session(write=False) as session:
         found = find_project(session, project)
         rows = [
             {"at": c.at, "who": c.who, "from": c.from_value, "to": c.to_value, "why": c.why}
@@ -168,14 +187,15 @@ def threshold_history(project: ProjectOption = None, json_: JsonOption = False) 
 @ledger_app.command("upgrade")
 def upgrade() -> None:
     """Make the tables, or bring them to this version."""
-    settings = load_settings()
-    ledger = Ledger(settings.ledger_url)
-    ledger.upgrade()
-    typer.echo(f"{ledger!r} is up to date.")
+    with Ledger(load_settings().ledger_url) as ledger:
+        ledger.upgrade()
+        typer.echo(f"{ledger!r} is up to date.")
 
 
 def _wait(ledger: Ledger, cycle_id: int, *, quiet: bool) -> dict[str, Any]:
+    """Tell the cycle's events on standard error until it has ended."""
     seen = 0
+    hint_at = time.monotonic() + _HINT_S
     while True:
         with ledger.session(write=False) as session:
             query = select(CycleEvent).where(CycleEvent.cycle_id == cycle_id, CycleEvent.id > seen)
@@ -186,7 +206,15 @@ def _wait(ledger: Ledger, cycle_id: int, *, quiet: bool) -> dict[str, Any]:
             row = _cycle_row(session, _get_cycle(session, cycle_id))
         if row["state"] not in triggers.ACTIVE:
             return row
+        if row["state"] == CycleState.REQUESTED and time.monotonic() >= hint_at:
+            typer.echo(f"No worker has begun cycle {cycle_id} yet: is one running? (elnet worker)", err=True)
+            hint_at = math.inf
         time.sleep(_POLL_S)
+
+
+def _tell_move(project: Project, change: ThresholdChange) -> None:
+    before, after = ("none" if value is None else value for value in (change.from_value, change.to_value))
+    typer.echo(f"The accept threshold of {project.name!r} moved from {before} to {after}.")
 
 
 def _get_cycle(session: Session, cycle_id: int) -> Cycle:
@@ -194,11 +222,6 @@ def _get_cycle(session: Session, cycle_id: int) -> Cycle:
     if cycle is None:
         raise LoopCommandError(f"There is no cycle {cycle_id}: see `elnet cycles`.")
     return cycle
-
-
-def _read_cycle(ledger: Ledger, cycle_id: int) -> dict[str, Any]:
-    with ledger.session(write=False) as session:
-        return _cycle_row(session, _get_cycle(session, cycle_id))
 
 
 def _cycle_row(session: Session, cycle: Cycle) -> dict[str, Any]:

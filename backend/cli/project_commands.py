@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from active_learning import standing
 from active_learning.ledger import Ledger, Project
-from backend import doctor as checks
-from backend import given_labels, projects
-from backend.cli.common import JsonOption, ProjectOption, find_project, open_ledger, show
-from backend.label_studio import LabelStudio
+from backend.cli.common import (
+    JsonOption,
+    ProjectOption,
+    find_project,
+    ledger_session,
+    open_ledger,
+    show,
+    split_names,
+)
 from backend.running import running_settings
 from model.errors import ELNetError
+
+if TYPE_CHECKING:  # the command imports it when it is called: it takes a second
+    from backend.doctor import Finding
 
 project_app = typer.Typer(help="Projects in Label Studio and the ledger.", no_args_is_help=True)
 
@@ -42,23 +52,26 @@ def create(
     json_: JsonOption = False,
 ) -> None:
     """Make a project, or mend it: interface, storage, ML backend, webhook, views. Safe to repeat."""
+    from backend import given_labels, projects
+    from backend.label_studio import LabelStudio
+
     settings = running_settings()
-    ledger = Ledger(settings.ledger_url)
-    ledger.upgrade()
     tool = LabelStudio.from_settings(settings)
-    names = [part.strip() for part in classes.split(",") if part.strip()]
-    project = projects.create(ledger, settings, tool, name, names, images=images, tile=tile)
-    if masks is not None:
-        count = given_labels.import_labels(ledger, tool, project, masks, share=labelled_share)
-        typer.echo(f"{count} masks were imported as labels.", err=True)
-    with ledger.session(write=False) as session:
-        show([_row(session, session.get_one(Project, project.id))], as_json=json_, empty="")
+    with Ledger(settings.ledger_url) as ledger:
+        ledger.upgrade()
+        project = projects.create(ledger, settings, tool, name, split_names(classes), images, tile)
+        if masks is not None:
+            count = given_labels.import_labels(ledger, tool, project, masks, share=labelled_share)
+            typer.echo(f"{count} masks were imported as labels.", err=True)
+        with ledger.session(write=False) as session:
+            rows = [_row(session, session.get_one(Project, project.id))]
+    show(rows, as_json=json_, empty="")
 
 
 @project_app.command("list")
 def list_projects(json_: JsonOption = False) -> None:
     """Every project, and where its images stand."""
-    with open_ledger().session(write=False) as session:
+    with ledger_session(write=False) as session:
         found = session.scalars(select(Project).order_by(Project.name)).all()
         rows = [_row(session, project) for project in found]
     show(rows, as_json=json_, empty="There is no project yet: make one with `elnet project create`.")
@@ -66,11 +79,14 @@ def list_projects(json_: JsonOption = False) -> None:
 
 def doctor(project: ProjectOption = None, json_: JsonOption = False) -> None:
     """Look for what fails silently between Label Studio, backend and ledger, and say how to mend it."""
+    from backend import doctor as checks
+    from backend.label_studio import LabelStudio
+
     settings = running_settings()
-    ledger = open_ledger(settings)
-    with ledger.session(write=False) as session:
-        found = find_project(session, project)
-    findings = checks.examine(ledger, settings, LabelStudio.from_settings(settings), found)
+    with open_ledger(settings) as ledger:
+        with ledger.session(write=False) as session:
+            found = find_project(session, project)
+        findings = checks.examine(ledger, settings, LabelStudio.from_settings(settings), found)
     if json_:
         rows = [{"name": f.name, "ok": f.ok, "detail": f.detail, "cure": f.cure} for f in findings]
         typer.echo(json.dumps(rows, indent=2))
@@ -81,13 +97,13 @@ def doctor(project: ProjectOption = None, json_: JsonOption = False) -> None:
         raise DoctorFoundError(f"{wrong} of {len(findings)} checks failed.")
 
 
-def _print_findings(findings: list[checks.Finding]) -> None:
-    console = Console(highlight=False)
+def _print_findings(findings: Sequence[Finding]) -> None:
+    console = Console(markup=False, emoji=False, highlight=False)
     for finding in findings:
-        mark = "[green]ok  [/green]" if finding.ok else "[red]FAIL[/red]"
-        console.print(f"{mark} {finding.name}: {finding.detail}")
+        mark = Text("ok  ", "green") if finding.ok else Text("FAIL", "red")
+        console.print(mark, f"{finding.name}: {finding.detail}", soft_wrap=True)
         if not finding.ok:
-            console.print(f"     cure: {finding.cure}")
+            console.print(f"     cure: {finding.cure}", soft_wrap=True)
 
 
 def _row(session: Session, project: Project) -> dict[str, Any]:
@@ -95,7 +111,7 @@ def _row(session: Session, project: Project) -> dict[str, Any]:
     return {
         "project": project.name,
         "label_studio": f"{project.tool_url}/projects/{project.tool_project_id}",
-        "classes": ", ".join(project.classes),
+        "classes": project.classes,
         "champion": project.champion.name if project.champion else None,
         "threshold": project.accept_threshold,
         "images": sum(counts.values()),
