@@ -5,6 +5,7 @@ Every step may be repeated: what an earlier run of it left, finished or half, is
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +32,8 @@ from active_learning.snapshot import take
 from model.checkpoint import read_card
 
 PROMOTE, REJECT = "promote", "reject"
-_CHUNK = 64  # tasks that are predicted before the tool hears of them
+_CHUNK = 64  # tasks that are predicted before the cycle is looked at again
+_TELL_S = 10.0  # between two pushes: each chunk moves the whole queue
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,14 +183,16 @@ def predict_again(context: CycleContext, journal: Journal) -> Outcome:
     """
     with context.ledger.session(write=False) as session:
         project_id = _project(session, journal.cycle_id).id
-    pushed, later = 0, ""
+    pushed, later, told = 0, "", 0.0
     try:
         stored = True
         while stored:
             _check(context, journal)
             with context.prefilling(project_id):
                 stored = context.predict_waiting(project_id, _CHUNK) > 0
-                pushed += prefill.push(context.ledger, project_id, context.tool).prefills
+                if not stored or time.monotonic() - told > _TELL_S:
+                    pushed += prefill.push(context.ledger, project_id, context.tool).prefills
+                    told = time.monotonic()
             if stored:
                 done = _predicted(context, project_id)
                 journal.note("prefill", f"{_images(done, 'unlabelled')} predicted so far.", predicted=done)

@@ -34,6 +34,8 @@ from model.errors import ELNetError
 
 log = logging.getLogger(__name__)
 
+PUSH_S = 10.0  # between two pushes while predictions come in
+
 
 class Worker:
     """The one worker of a ledger.
@@ -66,6 +68,7 @@ class Worker:
         self._patience: defaultdict[str, Patience] = defaultdict(Patience)
         self._tool_is_down = False
         self._reconciled: dict[int, float] = {}  # project id -> time.monotonic()
+        self._pushed: defaultdict[int, float] = defaultdict(float)
         self._held = ExitStack()
 
     def __enter__(self) -> Self:
@@ -119,8 +122,9 @@ class Worker:
         done += sum(self._reconcile(project) for project in projects)
         done += self._attempt("inbox", lambda: inbox.work_off(self._ledger, tool))
         for project in projects:
-            done += self._attempt(f"prefill of {project.name}", partial(self._predict, project.id))
-            done += self._attempt(f"push of {project.name}", partial(self._push, project.id), needs_tool=True)
+            predicted = self._attempt(f"prefill of {project.name}", partial(self._predict, project.id))
+            push = partial(self._push, project.id, busy=predicted > 0)
+            done += predicted + self._attempt(f"push of {project.name}", push, needs_tool=True)
             done += self._attempt(f"trigger of {project.name}", partial(self._trigger, project.id))
         self._context.predictors.keep([p.champion_id for p in projects if p.champion_id is not None])
         return done
@@ -154,11 +158,17 @@ class Worker:
             log.info("predicted %d images of project %d", stored, project_id)
         return stored
 
-    def _push(self, project_id: int) -> int:
-        """Tell the tool what it does not know yet, unless a cycle is at it."""
+    def _push(self, project_id: int, *, busy: bool) -> int:
+        """Tell the tool what it does not know yet, unless a cycle is at it.
+
+        While predictions come in (`busy`) that is done now and then only: each batch moves the whole queue.
+        """
+        if busy and time.monotonic() - self._pushed[project_id] < PUSH_S:
+            return 0
         with self._context.prefilling_if_free(project_id) as free:
             if not free:
                 return 0
+            self._pushed[project_id] = time.monotonic()
             report = prefill.push(self._ledger, project_id, self._context.tool)
         told: dict[str, int] = {name: count for name, count in asdict(report).items() if count}
         if told:

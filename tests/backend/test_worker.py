@@ -304,6 +304,21 @@ def test_a_cycle_that_prefills_is_not_disturbed(rig: Rig) -> None:
         assert len(rig.tool.placed) == 14
 
 
+def test_while_predictions_come_in_the_tool_is_told_now_and_then(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = [1, 1, 1, 0]
+    with rig.worker() as worker:
+        monkeypatch.setattr(worker, "_predict", lambda _project_id: left.pop(0) if left else 0)
+        pushed: list[int] = []
+        monkeypatch.setattr(
+            workers.prefill, "push", lambda *_: (pushed.append(len(left)), workers.prefill.PushReport())[1]
+        )
+        for _ in range(4):
+            worker.run_once()
+    assert pushed == [3, 0]  # the first batch, and when all are in
+
+
 def test_a_cancelled_cycle_stops(rig: Rig) -> None:
     with rig.ledger.session() as session:
         session.execute(update(Project).values(training={**process.TRAINING, "epochs": 100_000}))
