@@ -18,6 +18,9 @@ TORCH_INDEX ?=
 BIN   := $(VENV)/bin
 ELNET := $(BIN)/elnet
 SETUP := $(VENV)/.ready
+LOG   := $(VENV)/setup.log
+# pip complains of sam2's missing torchvision at every call; what it says is shown only when it fails.
+quietly = { $(1); } >>$(LOG) 2>&1 || { tail -n 25 $(LOG); echo "Set-up failed: see $(LOG)."; exit 1; }
 # The packages that Debian brings and pip does not: name of the package, and a path that proves it.
 CHROMIUM   := $(shell command -v chromium chromium-browser google-chrome 2>/dev/null | head -n 1)
 POSTGRESQL := $(shell ls -d /usr/lib/postgresql/*/bin/initdb 2>/dev/null | tail -n 1)
@@ -29,12 +32,14 @@ setup: $(SETUP)
 
 $(SETUP): pyproject.toml requirements/constraints.txt Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
-	$(BIN)/pip install --quiet setuptools wheel numpy -c requirements/constraints.txt
-	SAM2_BUILD_CUDA=0 $(BIN)/pip install --quiet --no-build-isolation --no-deps $(SAM2)
-	$(BIN)/pip install --quiet -c requirements/constraints.txt --group dev -e '.[convert,postgresql]'
+	@echo "Setting up $(VENV): a few minutes the first time."
+	@$(PYTHON) -m venv $(VENV)
+	@: >$(LOG)
+	@$(call quietly,$(BIN)/pip install --upgrade 'pip>=25.1')
+	@$(call quietly,$(BIN)/pip install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH))
+	@$(call quietly,$(BIN)/pip install setuptools wheel numpy -c requirements/constraints.txt)
+	@$(call quietly,SAM2_BUILD_CUDA=0 $(BIN)/pip install --no-build-isolation --no-deps $(SAM2))
+	@$(call quietly,$(BIN)/pip install -c requirements/constraints.txt --group dev -e '.[convert,postgresql]')
 	@touch $@
 
 weights: $(SETUP)
