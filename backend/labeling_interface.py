@@ -10,7 +10,7 @@ from model.errors import ELNetError
 
 # Bright, saturated and far apart, for masks lie half transparent over grey, green and brown ground; the first
 # ones are also told apart by people who do not see red and green.
-_COLOURS = ("#FF2D95", "#00E5FF", "#FFD500", "#7C4DFF", "#FF6D00", "#00E676", "#2962FF", "#F8BBD0")
+_COLOURS = ("#FF2D95", "#00E5FF", "#FFD500", "#0080FF", "#00E000", "#FF4D00", "#B040FF", "#B0FFC0")
 _GOLDEN = 0.618033988749895
 
 
