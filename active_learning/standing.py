@@ -12,7 +12,7 @@ from active_learning.ledger import InboxEvent, InboxState, Project, Task, TaskSt
 def counts(session: Session, project: Project) -> dict[TaskStatus, int]:
     """How many of the project's images have each status; every status is a key."""
     query = select(Task.status, func.count()).where(Task.project_id == project.id).group_by(Task.status)
-    found = dict(session.execute(query).tuples().all())
+    found = {status: count for status, count in session.execute(query)}  # noqa: C416 - rows are no pairs
     return {status: found.get(status, 0) for status in TaskStatus}
 
 
