@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from active_learning.ledger import Ledger, ModelVersion, Project
 from active_learning.ports import ToolAnnotation, ToolTask, ToolUnavailableError
 from backend.annotations import decode_annotation
 from backend.app import create_app
+from backend.cli import main
 from backend.embedded import EmbeddedLabelStudio
 from backend.label_studio import LabelStudio
 from backend.label_studio_install import InstallError, find_program
@@ -83,6 +85,44 @@ def server() -> Iterator[Server]:
     httpd.shutdown()
     httpd.server_close()
     thread.join()
+
+
+@dataclass
+class Said:
+    """What a command ended with."""
+
+    code: int
+    out: str
+    err: str
+
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def elnet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+    """The whole command line in this process: arguments in; exit code, stdout and stderr out."""
+
+    def run(*arguments: object) -> Said:
+        monkeypatch.setattr(sys, "argv", ["elnet", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        captured = capsys.readouterr()
+        return Said(int(exit_.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The settings' environment is this test's alone: the state folder is `tmp_path`, as for `ledger`."""
+    for name in [name for name in os.environ if name.upper().startswith("ELNET_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("ELNET_STATE", str(tmp_path))
+    monkeypatch.setenv("ELNET_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("ELNET_USER", "ada")
+    return tmp_path
 
 
 class Payloads:

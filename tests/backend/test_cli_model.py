@@ -2,7 +2,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,32 +27,8 @@ from model.raster import open_raster, read_masks
 SIZE = 64
 
 
-@dataclass
-class Answer:
-    code: int
-    out: str
-    err: str
-
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
+Answer = Any  # of the fixture `elnet`: code, out, err, json()
 Elnet = Callable[..., Answer]
-
-
-@pytest.fixture
-def elnet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Elnet:
-    """The whole command line in this process: arguments in; exit code, stdout and stderr out."""
-
-    def run(*arguments: object) -> Answer:
-        monkeypatch.setattr(sys, "argv", ["elnet", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        captured = capsys.readouterr()
-        return Answer(int(exit_.value.code or 0), captured.out, captured.err)
-
-    return run
 
 
 def make_checkpoint(folder: Path, classes: tuple[str, ...]) -> Path:
