@@ -12,6 +12,7 @@ VENV   ?= .venv
 DATA   ?=
 TORCH  ?= torch==2.13.0
 SAM2   ?= sam2==1.1.0
+EXTRAS = .[convert,postgresql]
 # A package index for torch alone, e.g. PyTorch's own index of CPU builds. Empty: your pip's configuration.
 TORCH_INDEX ?=
 
@@ -39,7 +40,7 @@ $(SETUP): pyproject.toml requirements/constraints.txt Makefile
 	@$(call quietly,$(BIN)/pip install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH))
 	@$(call quietly,$(BIN)/pip install setuptools wheel numpy -c requirements/constraints.txt)
 	@$(call quietly,SAM2_BUILD_CUDA=0 $(BIN)/pip install --no-build-isolation --no-deps $(SAM2))
-	@$(call quietly,$(BIN)/pip install -c requirements/constraints.txt --group dev -e '.[convert,postgresql]')
+	@$(call quietly,$(BIN)/pip install -c requirements/constraints.txt --group dev -e '$(EXTRAS)')
 	@touch $@
 
 weights: $(SETUP)
