@@ -1,0 +1,218 @@
+"""An annotator at the screen: sees the prefilled mask, adds to it, submits; the ledger gets it."""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from sqlalchemy import select
+
+from active_learning import registry
+from active_learning.ledger import Label, LabelSource, Ledger, Prediction, Project, Task, TaskStatus
+from active_learning.signals import signals
+from backend.credentials import Credentials
+from backend.projects import create
+from model.checkpoint import ModelCard, load_trunk, save_checkpoint
+from model.elnet import SAM2ELNet
+from model.hiera import trunk_spec
+from model.metrics import iou
+
+playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+
+pytestmark = [pytest.mark.browser, pytest.mark.label_studio]
+
+SIDE = 64
+QUALITY = 0.42
+VERSION = "elnet-0001"
+WAIT_MS = 120_000
+ARGUMENTS = (
+    "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync "
+    "--no-first-run"
+)
+
+
+@pytest.fixture
+def project(site: Any, draw: Any, tmp_path: Path) -> Project:
+    """Three images with a prefilled mask that we know, in the review queue."""
+    draw(tmp_path / "images", 3, SIDE)
+    made = create(site.ledger, site.stack.settings, site.tool, "in the browser", ["oil"], tmp_path / "images")
+    site.settle(made)
+    _promote(site.ledger, made, tmp_path / VERSION)
+    site.settle(made)  # the worker has pushed the prefills
+    return made
+
+
+def known_mask() -> NDArray[np.bool_]:
+    """(1, SIDE, SIDE): a large L, which nothing in the images resembles."""
+    mask = np.zeros((1, SIDE, SIDE), np.bool_)
+    mask[0, 8:56, 8:20] = True
+    mask[0, 44:56, 8:40] = True
+    return mask
+
+
+def _promote(ledger: Ledger, project: Project, folder: Path) -> None:
+    """Make a checkpoint champion whose predictions are the known mask."""
+    trunk, trunk_sha256 = load_trunk("random-nano")
+    torch.manual_seed(0)
+    model = SAM2ELNet(trunk, trunk_spec("random-nano"), 1, width=8)
+    card = ModelCard(VERSION, "random-nano", trunk_sha256, ("oil",), SIDE, model.architecture)
+    sha256 = save_checkpoint(folder, model, card)
+    mask = known_mask()
+    measured = signals(np.where(mask, 0.9, 0.1).astype(np.float32)).to_dict()
+    with ledger.session() as session:
+        row = session.get_one(Project, project.id)
+        version = registry.register(session, row, folder, sha256, name=VERSION)
+        for task in session.scalars(select(Task).where(Task.project_id == row.id)):
+            session.add(
+                Prediction(
+                    task_id=task.id,
+                    model_version_id=version.id,
+                    score=QUALITY,
+                    quality=QUALITY,
+                    signals=measured,
+                    masks=mask,
+                )
+            )
+        registry.promote(session, version)
+
+
+@pytest.fixture
+def page(site: Any) -> Iterator[Any]:
+    """A page of Debian's Chromium that reaches this machine alone; `page.refused` says what else it tried."""
+    program = shutil.which("chromium")
+    if program is None:
+        pytest.skip("no Chromium here: install the package `chromium`")
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=program, args=ARGUMENTS.split(), timeout=WAIT_MS)
+        context = browser.new_context(viewport={"width": 1400, "height": 950}, service_workers="block")
+        context.set_default_timeout(WAIT_MS)
+        refused: list[str] = []
+
+        def pass_or_refuse(route: Any) -> None:
+            url = urlsplit(route.request.url)
+            if url.scheme in {"http", "https"} and url.hostname != "127.0.0.1":
+                refused.append(route.request.url)
+                route.abort()
+            else:
+                route.continue_()
+
+        context.route("**/*", pass_or_refuse)
+        opened = context.new_page()
+        opened.refused = refused
+        yield opened
+        context.unroute_all(behavior="ignoreErrors")
+        context.close()
+        browser.close()
+
+
+def _sign_in(page: Any, site: Any) -> None:
+    page.goto(f"{site.tool.url}/user/login/", wait_until="domcontentloaded")
+    page.fill("input[name=email]", site.stack.settings.label_studio.username)
+    page.fill("input[name=password]", Credentials.load(site.stack.settings.state).password)
+    page.keyboard.press("Enter")
+    page.wait_for_url(lambda url: "/login" not in url, wait_until="commit")
+
+
+def _until(page: Any, what: str, holds: Callable[[], bool]) -> None:
+    """Look again and again; `wait_for_timeout` lets the browser's requests pass meanwhile."""
+    for _ in range(WAIT_MS // 250):
+        if holds():
+            return
+        page.wait_for_timeout(250)
+    raise AssertionError(what)
+
+
+def _pink(page: Any) -> NDArray[np.bool_]:
+    """(SIDE, SIDE): which pixels of the image appear in the colour of its class, #FF2D95, on the screen.
+
+    The image is grey, and magnified about ten times; the middle of each magnified pixel is looked at.
+    """
+    box = page.locator("img[alt=image]").bounding_box()
+    shot = Image.open(io.BytesIO(page.screenshot(clip=box))).convert("RGB")
+    seen = np.asarray(shot, np.int16)
+    rows = ((np.arange(SIDE) + 0.5) * seen.shape[0] / SIDE).astype(int)
+    columns = ((np.arange(SIDE) + 0.5) * seen.shape[1] / SIDE).astype(int)
+    red, green, blue = np.moveaxis(seen[np.ix_(rows, columns)], -1, 0)
+    return (red - green > 40) & (blue - green > 15)
+
+
+def test_an_annotator_sees_the_mask_and_corrects_it(site, project, page, tmp_path):
+    _sign_in(page, site)
+    page.goto(f"{site.tool.url}/projects/{project.tool_project_id}/data", wait_until="domcontentloaded")
+    page.get_by_text("Review queue", exact=True).click()
+    rows = page.locator("[class*=table__row-wrapper]")
+    playwright.expect(rows).to_have_count(3, timeout=WAIT_MS)
+    playwright.expect(rows.first).to_contain_text(VERSION, timeout=WAIT_MS)
+    page.screenshot(path=tmp_path / "1-queue.png")
+
+    rows.first.click()
+    region = page.locator(".lsf-outliner-item").first
+    playwright.expect(region).to_contain_text("oil", timeout=WAIT_MS)
+    playwright.expect(region).to_contain_text(f"{QUALITY}", timeout=WAIT_MS)
+    mask = known_mask()[0]
+    _until(page, "the mask on the screen", lambda: iou(_pink(page), mask) > 0.95)
+    page.screenshot(path=tmp_path / "2-prefilled.png")
+
+    region.click()
+    page.get_by_label("brush-tool").click()
+    box = page.locator("img[alt=image]").bounding_box()
+
+    def at(column: float, row: float) -> tuple[float, float]:
+        return box["x"] + column / SIDE * box["width"], box["y"] + row / SIDE * box["height"]
+
+    page.mouse.move(*at(45, 10))
+    page.mouse.down()
+    page.mouse.move(*at(52, 20), steps=8)
+    page.mouse.move(*at(56, 34), steps=8)
+    page.mouse.up()
+    _until(page, "the stroke on the screen", lambda: _pink(page)[8:36, 42:60].sum() > 10)
+    page.screenshot(path=tmp_path / "3-stroke.png")
+    with page.expect_response(_is_submission) as answered:
+        page.locator("button", has_text="Submit").click()
+    submitted = answered.value
+    assert submitted.status == 201
+    playwright.expect(page.locator("button", has_text="Update")).to_be_visible(timeout=WAIT_MS)
+    page.screenshot(path=tmp_path / "4-submitted.png")
+    assert page.refused == []  # Label Studio needs nothing from outside
+
+    annotation = submitted.json()
+    label, prediction, status = site.until("the label", lambda: site.ask(_what_came(annotation["id"])))
+    assert annotation["task"] == prediction.task.tool_task_id
+    assert label.source is LabelSource.HUMAN
+    assert label.soft_edges  # strokes are anti-aliased
+    assert label.prediction_id == prediction.id
+    drawn = label.masks[0] & ~mask
+    assert drawn[8:36, 42:60].sum() == drawn.sum() > 10  # the stroke, where it was drawn
+    assert (label.masks[0] & mask).sum() == mask.sum()  # and of the prefill nothing is lost
+    assert label.prefill_iou == pytest.approx(iou(known_mask(), label.masks))
+    assert label.prefill_iou < 1
+    assert status is TaskStatus.DONE
+
+
+def _is_submission(response: Any) -> bool:
+    is_post = response.request.method == "POST"
+    return is_post and re.search(r"/api/tasks/\d+/annotations", response.url) is not None
+
+
+def _what_came(annotation: int) -> Callable[[Any], tuple[Label, Prediction, TaskStatus] | None]:
+    """The label of an annotation, the prefill it began with, and where its task stands."""
+
+    def read(session: Any) -> tuple[Label, Prediction, TaskStatus] | None:
+        label = session.scalar(select(Label).where(Label.tool_annotation_id == annotation))
+        if label is None:
+            return None
+        prediction = session.scalars(select(Prediction).where(Prediction.task_id == label.task_id)).one()
+        _ = prediction.task
+        return label, prediction, label.task.status
+
+    return read
