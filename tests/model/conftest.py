@@ -74,6 +74,7 @@ def file_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     server = FileServer("")
     httpd = ThreadingHTTPServer(("127.0.0.1", 0), _handler(server))
+    httpd.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that hang up are part of it
     server.url = f"http://127.0.0.1:{httpd.server_port}"
     thread = threading.Thread(target=httpd.serve_forever, args=(0.01,))
     thread.start()
