@@ -131,6 +131,8 @@ def _made(task_id: int, raster: Raster, outcome: ImagePrediction, classes: int) 
     if probability.shape[1:] != raster.valid.shape:
         wrong = f"the model answered {probability.shape[1:]} pixels for an image of {raster.valid.shape}"
         return Made(task_id, failure=wrong)
+    if not raster.valid.any():  # an empty mask would be right, and be accepted unseen
+        return Made(task_id, failure="the image holds no data: every pixel is nodata")
     measured = signals(probability, outcome.edge, CUT, raster.valid)
     row = {
         "masks": (probability > CUT) & raster.valid,

@@ -58,6 +58,14 @@ def test_nothing_is_painted_where_there_is_no_data(loop, make_predictor):
     assert made.row["masks"][0, 16:24, 8:24].all()
 
 
+def test_an_image_without_data_goes_to_a_human(loop, make_predictor):
+    image = loop.image(0.95)
+    image.valid[:] = False
+    (made,) = run(make_predictor(), [(1, image)], classes=1)
+    assert made.row is None
+    assert "nodata" in made.failure
+
+
 def test_what_the_model_says_where_there_is_no_data_does_not_count(loop, make_predictor):
     class Blind(make_predictor):
         def _one(self, image: Raster) -> Any:
