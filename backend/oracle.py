@@ -101,6 +101,8 @@ class OracleAnnotator:
     def _submit(self, listed: Mapping[str, Any], view: str) -> Touched:
         task = self._api.get(f"/api/tasks/{listed['id']}/")
         stem = Path(str(task["data"]["source"])).stem
+        if stem not in self._truths:
+            raise OracleError(f"Task {task['id']} shows {stem}, of which the truth is not known.")
         truth = self._truths[stem]
         _, height, width = truth.shape
         prediction = max(task.get("predictions") or [], key=lambda item: int(item["id"]), default=None)
