@@ -136,3 +136,30 @@ def test_a_cancellation_never_overwrites_an_end_that_came_first(loop):
         session.connection().exec_driver_sql("UPDATE cycles SET state = 'promoted', reason = 'better'")
         assert not triggers.cancel(session, stale, "too late")
         assert (stale.state, stale.reason) == (CycleState.PROMOTED, "better")
+
+
+def test_a_running_cycle_can_be_cancelled_and_keeps_what_it_did(loop):
+    cycle = request(loop)
+    with loop.ledger.session() as session:
+        row = session.get_one(Cycle, cycle)
+        row.state, row.step, row.seconds = CycleState.RUNNING, "train", {"snapshot": 1.5}
+    with loop.ledger.session() as session:
+        row = session.get_one(Cycle, cycle)
+        assert triggers.cancel(session, row, "cancelled by ada")
+        assert row.state is CycleState.CANCELLED  # the caller sees what was written
+    with loop.ledger.session(write=False) as session:
+        row = session.get_one(Cycle, cycle)
+        assert (row.step, row.seconds) == ("train", {"snapshot": 1.5})
+        assert row.finished_at >= row.requested_at
+        assert triggers.active_cycle(session, session.get_one(Project, loop.project_id)) is None
+
+
+def test_a_cancellation_is_for_one_cycle_only(loop):
+    other = request(loop)
+    end(loop, other, CycleState.FAILED)
+    cycle = request(loop)
+    with loop.ledger.session() as session:
+        assert not triggers.cancel(session, session.get_one(Cycle, other), "by mistake")
+    with loop.ledger.session(write=False) as session:
+        assert session.get_one(Cycle, other).state is CycleState.FAILED
+        assert session.get_one(Cycle, cycle).state is CycleState.REQUESTED
