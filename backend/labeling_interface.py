@@ -45,18 +45,22 @@ def labeling_interface(classes: Sequence[str]) -> str:
     The image cannot be rotated: what is drawn on a rotated image cannot be read as a mask of the image.
     """
     labels = "\n".join(
-        f"    <Label value={quoteattr(name)} background={quoteattr(colour(i))}/>"
+        f"      <Label value={quoteattr(name)} background={quoteattr(colour(i))}/>"
         for i, name in enumerate(classes)
     )
     return f"""<View>
-  <Image name="image" value="$image" zoom="true" zoomControl="true" rotateControl="false"
+  <View style="display: flex; flex-wrap: wrap; align-items: center; gap: 0 1em">
+    <Header value="Brush" size="5"/>
+    <BrushLabels name="brush" toName="image">
+{labels}
+    </BrushLabels>
+    <Header value="Polygon" size="5"/>
+    <PolygonLabels name="polygon" toName="image" strokeWidth="2" pointSize="small" opacity="0.4">
+{labels}
+    </PolygonLabels>
+  </View>
+  <Image name="image" value="$image" zoom="true" zoomControl="true" rotateControl="false" defaultzoom="fit"
          brightnessControl="true" contrastControl="true" gammaControl="true"/>
-  <BrushLabels name="brush" toName="image">
-{labels}
-  </BrushLabels>
-  <PolygonLabels name="polygon" toName="image" strokeWidth="2" pointSize="small" opacity="0.4">
-{labels}
-  </PolygonLabels>
 </View>
 """
 

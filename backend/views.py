@@ -16,7 +16,7 @@ _PRIORITY, _QUALITY = "tasks:data.priority", "tasks:data.quality"
 _HIDDEN = (
     "inner_id completed_at cancelled_annotations total_predictions annotations_results annotations_ids "
     "predictions_results predictions_score file_upload storage_filename created_at updated_at updated_by "
-    "avg_lead_time draft_exists data.affine data.crs data.content"
+    "avg_lead_time draft_exists data.source data.affine data.crs data.content"
 )
 
 
