@@ -94,7 +94,7 @@ def page(site: Any) -> Iterator[Any]:
         pytest.skip("no Chromium here: install the package `chromium`")
     with playwright.sync_playwright() as running:
         browser = running.chromium.launch(executable_path=program, args=ARGUMENTS.split(), timeout=WAIT_MS)
-        context = browser.new_context(viewport={"width": 1400, "height": 950}, service_workers="block")
+        context = browser.new_context(viewport={"width": 1400, "height": 1100}, service_workers="block")
         context.set_default_timeout(WAIT_MS)
         refused: list[str] = []
 

@@ -397,10 +397,7 @@ def test_label_studio_away_and_events_lost(loop):
     os.kill(worker, signal.SIGSTOP)
     try:
         kept = loop.submit(second, np.zeros((1, 64, 64), np.bool_))
-        loop.site.until(
-            "its event",
-            lambda: [e for e in loop.inbox("ANNOTATION_CREATED") if e.state is InboxState.WAITING],
-        )
+        loop.site.until("its event", loop.waiting)
         stack.kill("label-studio")
     finally:
         os.kill(worker, signal.SIGCONT)
