@@ -41,6 +41,7 @@ from backend.projects import create
 from backend.report import CycleReport, Picture, write_report
 from backend.settings import LabelStudioSettings, LoopSettings, WebSettings, load_settings
 from backend.stack import Stack
+from backend.tables import print_table
 from model.errors import ELNetError
 from model.metrics import SegmentationMetrics, iou
 from model.predictor import Predictor
@@ -119,7 +120,8 @@ def run_demo(data: Path | None, out: Path, plan: DemoPlan) -> list[CycleReport]:
             ),
         )
         console.print(
-            f"{len(images)} images of {origin}; a cycle after every {per_cycle} labels. Starting servers."
+            f"{len(images)} images of {origin}; a cycle after every {per_cycle} labels. Starting servers.",
+            soft_wrap=True,
         )
         with (
             _keeping_logs(settings.state, logs),
@@ -147,7 +149,7 @@ def run_demo(data: Path | None, out: Path, plan: DemoPlan) -> list[CycleReport]:
         }
         page = write_report(out, rows, sheets, about)
     _print_table(console, rows)
-    console.print(f"{about['seconds']:.0f} s in all. Report: {page}")
+    console.print(f"{about['seconds']:.0f} s in all. Report: {page}", soft_wrap=True)
     return rows
 
 
@@ -287,7 +289,7 @@ class Demo:
                 events = select(CycleEvent).where(CycleEvent.cycle_id == cycle.id, CycleEvent.id > told)
                 for event in session.scalars(events.order_by(CycleEvent.id)):
                     told = event.id
-                    self._console.print(f"  {event.step}: {event.message}")
+                    self._console.print(f"  {event.step}: {event.message}", soft_wrap=True)
                 if cycle.state is CycleState.FAILED:
                     raise DemoError(f"Cycle {number} failed in step {cycle.step}: {cycle.reason}")
                 if cycle.state not in triggers.ACTIVE:
@@ -401,4 +403,4 @@ def _print_table(console: Console, rows: Sequence[CycleReport]) -> None:
             f"{row.corrected_pixels:,}",
             f"{row.seconds:.0f}",
         )
-    console.print(table)
+    print_table(console, table)

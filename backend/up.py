@@ -61,7 +61,7 @@ def run_up(
         try:
             _watch(stack, ledger, console)
         except KeyboardInterrupt:
-            console.print("\nStopping. Nothing is lost: the same command goes on from here.")
+            console.print("\nStopping. Nothing is lost: the same command goes on from here.", soft_wrap=True)
             raise
 
 
@@ -127,7 +127,9 @@ def _tell(settings: Settings, ledger: Ledger, console: Console, *, is_embedded: 
             console.print(Text(project.name, "bold").append(f"  {address}", "not bold"), soft_wrap=True)
     if is_embedded:  # another server has users and passwords of its own
         password = Credentials.load(settings.state).password
-        console.print(f"sign in as {settings.label_studio.username} with the password {password}")
+        console.print(
+            f"sign in as {settings.label_studio.username} with the password {password}", soft_wrap=True
+        )
     console.print(f"state, logs and secrets: {settings.state}", soft_wrap=True)
     console.print("Ctrl-C stops everything; starting again loses nothing.\n")
 

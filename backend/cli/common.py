@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 
 from active_learning.ledger import Ledger, Project
 from backend.settings import Settings, load_settings
+from backend.tables import print_table
 from model.errors import ELNetError
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
@@ -115,7 +116,7 @@ def show(rows: Sequence[dict[str, Any]], *, as_json: bool, empty: str) -> None:
         table.add_column(name.replace("_", " "), overflow="fold")
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
-    Console(markup=False, emoji=False).print(table)  # reasons and names may hold brackets
+    print_table(Console(markup=False, emoji=False), table)  # reasons and names may hold brackets
 
 
 def _plain(value: Any) -> str:
