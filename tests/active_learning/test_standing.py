@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from active_learning import standing
-from active_learning.ledger import InboxEvent, InboxState, Project, TaskStatus
+from active_learning.ledger import InboxEvent, InboxState, Project, Task, TaskStatus
 from active_learning.prefill import predict_waiting, push
 
 
@@ -108,3 +108,15 @@ def test_an_image_that_cannot_be_read_is_settled_once_the_tool_knows(loop, make_
     assert not is_settled(loop)
     push(loop.ledger, loop.project_id, loop.tool)
     assert is_settled(loop)
+
+
+@pytest.mark.parametrize("forgotten", ["accepted", "model_version", "status", "quality"])
+def test_each_thing_that_the_tool_does_not_know_is_on_its_way(forgotten, loop, make_predictor):
+    (task,) = loop.add(loop.image(0.99, 1))
+    loop.promote()
+    work_off(loop, make_predictor())
+    assert is_settled(loop)
+    with loop.ledger.session() as session:
+        row = session.get_one(Task, task)
+        row.pushed = {key: value for key, value in row.pushed.items() if key != forgotten}
+    assert not is_settled(loop)
