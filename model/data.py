@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from model.pairs import DataError, Pair, find_pairs, read_pair
 from model.raster import MAX_PIXELS
 from model.scenes import scene_of, split_by_scene
-from model.tiles import Window, extract, windows
+from model.tiles import STRIDE, Window, extract, windows
 
 __all__ = [
     "DataError",
@@ -60,17 +60,17 @@ class _Decoded(NamedTuple):
 
 
 class SegmentationData(Dataset[Sample]):
-    """Square crops of `size` px; an image gives as many as cover it.
+    """Square crops of up to `size` px; an image gives as many as cover it.
 
     Every pair is read once at the start, so that a broken file is named before training begins; what fits
     into `cache_bytes` stays decoded in memory, shared with forked workers. With augmentation a crop lies
     anywhere, is turned and mirrored (eight symmetries) and gets a mild gain and offset; without, the crops
     are the windows that cover the image. An image smaller than `size` is padded by reflection, and not valid
-    there.
+    there; crops are never larger than the largest image, for padding costs as much as pixels.
 
     Args:
         pairs: of one set of classes.
-        size: side of a crop, px.
+        size: largest side of a crop, px; the attribute `size` tells what it came to.
         augment: see above.
         seed: of the augmentation.
         cache_bytes: of decoded images.
@@ -146,14 +146,17 @@ class SegmentationData(Dataset[Sample]):
         return {**self.__dict__, "_cache": {}}
 
     def _read_all(self, cache_bytes: int) -> None:
-        free = cache_bytes
+        free, shapes = cache_bytes, []
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             for number, decoded in enumerate(pool.map(self._read, range(len(self.pairs)))):
-                height, width = decoded.valid.shape
-                self._crops += [(number, w) for w in windows(height, width, self.size, 0)]
+                shapes.append(decoded.valid.shape)
                 free -= sum(a.nbytes for a in decoded)
                 if free >= 0:
                     self._cache[number] = decoded
+        largest = max(max(shape) for shape in shapes)
+        self.size = min(self.size, -(-largest // STRIDE) * STRIDE)
+        for number, (height, width) in enumerate(shapes):
+            self._crops += [(number, w) for w in windows(height, width, self.size, 0)]
 
     def _decoded(self, number: int) -> _Decoded:
         return self._cache[number] if number in self._cache else self._read(number)

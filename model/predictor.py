@@ -16,9 +16,8 @@ from model.checkpoint import load_checkpoint
 from model.device import autocast, pick_device
 from model.errors import ELNetError
 from model.raster import Raster
-from model.tiles import Window, extract, stitch, windows
+from model.tiles import STRIDE, Window, extract, stitch, windows
 
-STRIDE = 32  # of the trunk's last stage: tiles are multiples of it
 HALO_SHARE = 8  # a tile's halo is this part of its side
 
 

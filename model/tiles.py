@@ -15,6 +15,9 @@ from model.raster import Raster
 _TILE_STEM = re.compile(r"(?P<stem>.+)__r(?P<row>\d+)_c(?P<col>\d+)")
 
 
+STRIDE = 32  # of the trunk's last stage: sides of tiles and crops are multiples of it
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
     """A rectangle inside an image, in pixels from its upper left corner."""

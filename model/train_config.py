@@ -27,7 +27,7 @@ class TrainConfig:
     Attributes:
         trunk: a key of `model.hiera.TRUNKS`.
         epochs: passes over the training crops.
-        size: side of a crop, px, a multiple of 32.
+        size: side of a crop, px, a multiple of 32; less where every image is smaller.
         batch_size: crops a step.
         lr: the highest learning rate, reached after the warm-up; then it follows a cosine down to 1 % of it.
         warmup: the warm-up's share of all steps.

@@ -93,6 +93,7 @@ def train(
     card = replace(
         origin,
         version=version,
+        size=crops.size,
         snapshot=_digest(pairs),
         metrics=measured | {"seconds": time.monotonic() - started, "config": asdict(config)},
     )

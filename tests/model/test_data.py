@@ -61,6 +61,12 @@ class TestPlain:
             assert sample.valid.dtype == torch.bool
             assert sample.weight == 0.5
 
+    def test_crops_are_no_larger_than_the_largest_image_needs(self, pairs: list[Pair]) -> None:
+        data = SegmentationData(pairs, 256, augment=False)
+        assert data.size == 96  # 70 px, rounded up to the trunk's stride
+        assert len(data) == 3
+        assert SegmentationData(pairs[1:2], 256).size == 32
+
     def test_pixels_are_normalised_and_in_their_place(self, pairs: list[Pair]) -> None:
         sample = SegmentationData(pairs, 32, augment=False)[6]
         expected = np.asarray(Image.open(pairs[1].image))
