@@ -79,7 +79,7 @@ class Ward:
 @pytest.fixture
 def ward(installation, tmp_path, monkeypatch) -> Ward:
     monkeypatch.setattr(label_studio_http, "_DELAYS_S", (0.0,))
-    monkeypatch.setattr(connection, "_DELIVERY_S", 2.0)
+    monkeypatch.setattr(connection, "_DELIVERY_S", 1.0)
     return Ward(installation, tmp_path / "pictures")
 
 

@@ -301,6 +301,21 @@ def test_withdrawing_spares_people(place, label_studio):
     label_studio.withdraw(here.id, [accepted])  # once more
 
 
+def test_a_person_who_is_just_quicker_keeps_the_annotation(place, label_studio, monkeypatch):
+    """Between our look and our deletion somebody presses Update."""
+    here = place(1)
+    (task,) = here.ids
+    made = here.accept({task: 1})
+    seen = here.task(task)
+    result = masks_to_regions(masks(2), CLASSES, CONTROL, 1.0)
+    label_studio.lead.patch(f"/api/annotations/{made[task]}/", {"result": result})
+    monkeypatch.setattr(label_studio, "detailed", lambda *_: {task: seen})
+    label_studio.withdraw(here.id, [task])
+    here.accept({task: 3})
+    monkeypatch.undo()
+    assert made[task] in {a["id"] for a in here.task(task)["annotations"]}
+
+
 def test_annotations_of_people(place, label_studio):
     here = place(5)
     ids = here.ids
