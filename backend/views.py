@@ -1,7 +1,7 @@
 """The Data Manager's views: what annotators and leads see of a project, and in which order.
 
-They filter by `data.route`, which the loop writes into the task data: Label Studio's own scores vanish whenever
-`project.model_version` is not the predictions' version.
+They filter by `data.route`, which the loop writes into the task data: Label Studio's own scores vanish
+whenever `project.model_version` is not the predictions' version.
 """
 
 from __future__ import annotations
