@@ -117,6 +117,7 @@ def ensure_webhook(api: LabelStudioApi, settings: Settings, tool_project_id: int
     try:
         if not found:
             api.lead.post("/api/webhooks/", {"project": tool_project_id, **fields})
+            found = webhooks(api, settings, tool_project_id)  # it may have made two: see `ensure_backend`
         elif not webhook_is_intact(found[0], fields):
             api.lead.patch(f"/api/webhooks/{found[0]['id']}/", fields)
     except LabelStudioError as error:
@@ -135,19 +136,25 @@ def ensure_backend(
 ) -> None:
     """The ML backend with our address, Basic auth, and the serving version as its title.
 
-    Label Studio calls it while it is set, so the backend must run.
+    Label Studio calls it while it is set, so the backend must run. When its SQLite is locked halfway, it runs
+    the request again, and so may make two.
 
     Raises:
         WiringError: Label Studio refuses the address, or does not reach the backend there.
     """
     fields = {**backend_fields(settings, version), "project": tool_project_id}
-    found: list[Json] = api.lead.get("/api/ml", project=tool_project_id)
-    ours = [b for b in found if b["description"] == BACKEND_MARK or b["url"] == fields["url"]]
+
+    def find() -> list[Json]:
+        found: list[Json] = api.lead.get("/api/ml", project=tool_project_id)
+        return [b for b in found if b["description"] == BACKEND_MARK or b["url"] == fields["url"]]
+
+    ours = find()
     try:
         if ours:
             changed = api.lead.patch(f"/api/ml/{ours[0]['id']}", fields)
         else:
             changed = api.lead.post("/api/ml", fields)
+            ours = find()
     except LabelStudioError as error:
         if error.status == 403:
             raise _address_refused(error, fields["url"]) from error
@@ -156,8 +163,9 @@ def ensure_backend(
             "(`elnet web`, or everything with `elnet up`) and do this again; if it runs, check that Label "
             "Studio reaches that address (ELNET_WEB__PUBLIC_URL)"
         ) from error
-    for extra in ours[1:]:
-        api.lead.delete(f"/api/ml/{extra['id']}")
+    for extra in ours:
+        if extra["id"] != changed["id"]:
+            api.lead.delete(f"/api/ml/{extra['id']}")
     project = api.project(tool_project_id)
     if not project["show_collab_predictions"]:
         api.lead.patch(f"/api/projects/{tool_project_id}/", {"show_collab_predictions": True})
