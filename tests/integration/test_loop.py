@@ -193,6 +193,11 @@ def test_the_first_cycle_promotes(loop):
 
 
 def test_label_studio_holds_the_champions_prefills(loop):
+    _assert_prefilled(loop)
+
+
+def _assert_prefilled(loop):
+    """Every open task holds the champion's prediction, to the pixel, and no other; and its version serves."""
     champion, predictions = loop.champion(), loop.predictions()
     open_tasks = loop.tasks(TaskStatus.REVIEW)
     assert open_tasks
@@ -370,6 +375,7 @@ def test_a_worker_killed_while_it_trains(loop):
     assert finished == dict.fromkeys(STEPS | {decided}, 1)
     began = Counter(event.step for event in loop.events(cycle) if event.data.get("began"))
     assert began == {**dict.fromkeys(STEPS | {decided}, 1), "train": 2}
+    _assert_prefilled(loop)  # where a new champion serves, nothing of the old one is left
 
 
 def _is_trained(loop: Loop, cycle: Cycle) -> bool:
