@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any, TypeVar
@@ -135,7 +135,9 @@ class LabelStudio(LabelStudioApi):
                 if acceptance.tool_task_id in tasks
                 and all(is_machines(a, machine_id) for a in tasks[acceptance.tool_task_id]["annotations"])
             ]
-            made |= dict(_each(lambda job: _accept_one(*job), todo))
+            accepted = dict(_each(lambda job: _accept_one(*job), todo))
+            self._remove_doubles(tool_project_id, machine, machine_id, accepted)
+            made |= accepted
         return made
 
     def withdraw(self, tool_project_id: int, tool_task_ids: Sequence[int]) -> None:
@@ -181,6 +183,16 @@ class LabelStudio(LabelStudioApi):
         for prediction_id in stale:
             self.lead.delete(f"/api/predictions/{prediction_id}/")
         return held
+
+    def _remove_doubles(
+        self, tool_project_id: int, machine: Connection, machine_id: str, kept: Mapping[int, int]
+    ) -> None:
+        """Label Studio runs a request again when its SQLite was locked halfway: one annotation is enough."""
+        several = [t["id"] for t in self.listed(tool_project_id, list(kept)) if t["total_annotations"] > 1]
+        for task in self.detailed(tool_project_id, several).values():
+            for annotation in task["annotations"]:
+                if annotation["id"] != kept[task["id"]]:
+                    _remove(machine, machine_id, annotation["id"])
 
     def _patch_data(self, change: tuple[int, Json]) -> None:
         task_id, data = change

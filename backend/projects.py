@@ -217,6 +217,7 @@ def _make(ledger: Ledger, settings: Settings, tool: LabelStudio, name: str, clas
                 "maximum_annotations": 1,
             },
         )
+        _remove_double(tool, name, there["id"])
     loop = settings.loop
     with ledger.session() as session:
         project = Project(
@@ -233,6 +234,13 @@ def _make(ledger: Ledger, settings: Settings, tool: LabelStudio, name: str, clas
         )
         session.add(project)
     return project
+
+
+def _remove_double(tool: LabelStudio, name: str, kept: int) -> None:
+    """Label Studio runs a request again when its SQLite was locked halfway: then there are two."""
+    for found in _projects(tool):
+        if found["id"] != kept and found["title"] == name and _is_marked(found, name):
+            tool.lead.delete(f"/api/projects/{found['id']}/")
 
 
 def _projects(tool: LabelStudio) -> Iterator[Json]:
@@ -355,9 +363,21 @@ def _record(
     ledger: Ledger, tool: LabelStudio, project: Project, sizes: Mapping[str, tuple[int, int]]
 ) -> None:
     """Write the tasks into the ledger, also those that an interrupted import left only in Label Studio."""
+    _remove_double_tasks(tool, project)
     listed = list(tool.tasks(project.tool_project_id))
     with ledger.session() as session:
         refresh_tasks(session, session.get_one(Project, project.id), listed)
         for task in session.scalars(select(Task).where(Task.project_id == project.id)):
             if task.image_uri in sizes:
                 task.width, task.height = sizes[task.image_uri]
+
+
+def _remove_double_tasks(tool: LabelStudio, project: Project) -> None:
+    """An import that was run again, by us or by Label Studio, leaves tasks twice: the older ones stay."""
+    seen: set[str] = set()
+    for task in list(tool.listed(project.tool_project_id)):
+        content = task["data"].get("content")
+        if content in seen and not task["total_annotations"] and not task["cancelled_annotations"]:
+            tool.lead.delete(f"/api/tasks/{task['id']}/")
+        elif content is not None:
+            seen.add(content)

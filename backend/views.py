@@ -80,12 +80,19 @@ def ensure_views(api: LabelStudioApi, tool_project_id: int) -> None:
         there = by_title.get(view.title)
         if there is None:
             body = {"project": tool_project_id, "data": view.data()}
-            api.lead.post("/api/dm/views/", body)
+            _remove_doubles(api, view, api.lead.post("/api/dm/views/", body))
         elif not is_intact(view, there):
             display = {**there["data"].get("columnsDisplayType", {}), _PRIORITY: "Number", _QUALITY: "Number"}
             wanted = {"ordering": [view.ordering], "filters": view.filters(), "columnsDisplayType": display}
             body = {"project": tool_project_id, "data": {**there["data"], **wanted}}
             api.lead.patch(f"/api/dm/views/{there['id']}/", body)
+
+
+def _remove_doubles(api: LabelStudioApi, view: View, made: Json) -> None:
+    """Label Studio runs a request again when its SQLite was locked halfway: then the tab is there twice."""
+    for other in api.lead.get("/api/dm/views/", project=made["project"]):
+        if other["data"].get("title") == view.title and other["id"] != made["id"]:
+            api.lead.delete(f"/api/dm/views/{other['id']}/")
 
 
 def is_intact(view: View, there: Json) -> bool:

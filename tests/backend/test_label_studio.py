@@ -270,6 +270,25 @@ def test_a_task_that_a_person_touched_is_not_accepted(place):
     assert [a["id"] for a in here.task(labelled)["annotations"]] == [person]
 
 
+def twice(tool: LabelStudio, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Label Studio runs a request again when its SQLite was locked halfway: what it made before stays."""
+    for connection in (tool.lead, tool.machine):
+        assert connection is not None
+        post = connection.post
+        monkeypatch.setattr(connection, "post", lambda *a, post=post, **k: (post(*a, **k), post(*a, **k))[1])
+
+
+def test_what_a_locked_sqlite_made_twice(place, label_studio, monkeypatch):
+    here = place(3)
+    ids = here.ids
+    twice(label_studio, monkeypatch)
+    held = here.prefill(dict.fromkeys(ids, 1))
+    made = here.accept(dict.fromkeys(ids, 1), held)
+    for task in ids:
+        assert [p["id"] for p in here.task(task)["predictions"]] == [held[task]]
+        assert [a["id"] for a in here.task(task)["annotations"]] == [made[task]]
+
+
 def test_without_a_machine_user_nothing_is_accepted(place, label_studio_server, caplog):
     here = place(1)
     tool = LabelStudio(label_studio_server.url, label_studio_server.token)

@@ -221,6 +221,18 @@ def test_an_import_that_broke_off_is_finished(bench, images, monkeypatch):
     assert len(bench.tasks(project)) == len(rows(bench.ledger, project)) == 3
 
 
+def test_what_a_locked_sqlite_made_twice(bench, images, monkeypatch):
+    """Label Studio runs a request again when its SQLite was locked halfway: what it made before stays."""
+    post = bench.tool.lead.post
+    monkeypatch.setattr(bench.tool.lead, "post", lambda *a, **k: (post(*a, **k), post(*a, **k))[1])
+    project = bench.create(images=images)
+    monkeypatch.undo()
+    titled = bench.tool.lead.get("/api/projects/", page_size=100)["results"]
+    assert [found["id"] for found in titled if found["title"] == bench.name] == [project.tool_project_id]
+    assert len(bench.tasks(project)) == len(rows(bench.ledger, project)) == 3
+    assert len(bench.views(project)) == len(VIEWS)
+
+
 def test_a_creation_that_broke_off_is_taken_up(bench, monkeypatch):
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
