@@ -14,7 +14,8 @@ from active_learning.ledger.failures import LedgerError
 from active_learning.ports import ImageSource
 from backend import metrics, ml_api, webhooks
 from backend.media import MediaStore
-from backend.services import EXTENSION, Predictors, ResidentPredictors, Services
+from backend.resident import Predictors, ResidentPredictors
+from backend.services import EXTENSION, Services
 from backend.serving import Serving
 from backend.settings import Settings
 

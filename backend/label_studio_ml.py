@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from active_learning.ledger import Ledger
 from backend.media import MediaStore
-from backend.services import ResidentPredictors
+from backend.resident import ResidentPredictors
 from backend.serving import Result, Serving
 from backend.settings import load_settings
 from backend.webhooks import receive

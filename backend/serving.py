@@ -18,7 +18,7 @@ from active_learning.tasks import add_tasks
 from backend.events import EventError, decode_task
 from backend.label_config import LabelConfig, LabelConfigError, parse_label_config
 from backend.regions import RegionError, masks_to_regions
-from backend.services import Predictors
+from backend.resident import Predictors
 from model.errors import ELNetError
 
 log = logging.getLogger(__name__)

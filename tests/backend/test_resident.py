@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from active_learning import predictors
 from active_learning.ledger import ModelVersion
-from backend.services import ResidentPredictors
+from backend.resident import ResidentPredictors
 
 
 def test_the_application_starts_without_pytorch():
