@@ -22,6 +22,7 @@ import torch
 from safetensors.torch import load, save
 from torch import nn
 
+from model.data import MEAN, STD
 from model.elnet import SAM2ELNet
 from model.errors import ELNetError
 from model.hiera import TrunkError, build_trunk, trunk_digest, trunk_spec
@@ -30,7 +31,6 @@ from model.trunk_cache import trunk_file
 FORMAT: Final = 1
 WEIGHTS: Final = "model.safetensors"
 CARD: Final = "card.json"
-IMAGENET: Final[Mapping[str, list[float]]] = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
 
 class CheckpointError(ELNetError):
@@ -71,7 +71,9 @@ class ModelCard:
     snapshot: str | None = None
     metrics: Mapping[str, Any] = field(default_factory=dict)
     parent: str | None = None
-    normalisation: Mapping[str, list[float]] = field(default_factory=lambda: dict(IMAGENET))
+    normalisation: Mapping[str, list[float]] = field(
+        default_factory=lambda: {"mean": list(MEAN), "std": list(STD)}
+    )
     code_version: str = field(default_factory=_code_version)
     created_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     weights_sha256: str = ""

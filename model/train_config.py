@@ -48,7 +48,7 @@ class TrainConfig:
     epochs: Count = 20
     size: Annotated[int, Field(ge=32, multiple_of=32)] = 256
     batch_size: Count = 4
-    lr: Positive = 3e-3
+    lr: Annotated[float, Field(gt=0, le=1)] = 3e-3
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
     weight_decay: NotNegative = 5e-4
     clip: Positive = 1.0

@@ -83,6 +83,7 @@ def train(
         torch.manual_seed(config.seed)
         model, origin = _start(init, classes, config)
         crops = SegmentationData(pairs, config.size, seed=config.seed)
+        snapshot = _digest(pairs)
         last = _fit(model.to(device), crops, config, device, progress)
     measured = {
         "images": len(pairs),
@@ -94,7 +95,7 @@ def train(
         origin,
         version=version,
         size=crops.size,
-        snapshot=_digest(pairs),
+        snapshot=snapshot,
         metrics=measured | {"seconds": time.monotonic() - started, "config": asdict(config)},
     )
     return replace(card, weights_sha256=save_checkpoint(out, model, card))
@@ -129,7 +130,7 @@ def _start(init: Path | None, classes: Sequence[str], config: TrainConfig) -> tu
         )
     card = ModelCard(
         "", parent.trunk, parent.trunk_sha256, parent.classes, config.size, model.architecture,
-        parent=parent.version, normalisation=parent.normalisation,
+        parent=parent.version,
     )  # fmt: skip
     return model, card
 
@@ -181,6 +182,8 @@ def _fit(
         report = TrainProgress(epoch, config.epochs, total / len(crops), speed)
         if progress is not None:
             progress(report)
+    if not all(p.isfinite().all() for p in trained):  # the last step's own doing, which no loss has seen
+        raise _diverged(value, norm, "the last step", {crops.stem(i) for i in numbers})
     return report
 
 

@@ -208,9 +208,21 @@ def test_a_loss_that_is_not_finite_stops_and_says_where(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data"]
 
 
-def test_a_real_divergence_is_caught(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="Lower lr"):
-        train(data, tmp_path / "out", replace(NANO, lr=1e30, epochs=5))
+def test_a_last_step_that_spoils_the_weights_is_caught(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No loss is computed after it."""
+
+    class Spoiling(torch.optim.AdamW):
+        def step(self, closure: Any = None) -> None:  # type: ignore[override]
+            super().step(closure)
+            with torch.no_grad():
+                self.param_groups[0]["params"][-1].fill_(math.inf)
+
+    monkeypatch.setattr(torch.optim, "AdamW", Spoiling)
+    with pytest.raises(TrainingError, match="stopped in the last step"):
+        train(data, tmp_path / "out", replace(NANO, epochs=1))
+    assert not (tmp_path / "out").exists()
 
 
 def test_nodata_is_not_learnt_from(tmp_path: Path) -> None:
