@@ -49,6 +49,9 @@ def create(
         float, typer.Option(min=0, max=1, help="Share of the scenes whose masks are imported.")
     ] = 1.0,
     tile: Annotated[int | None, typer.Option(min=64, help="Cut images to tiles of so many pixels.")] = None,
+    upload: Annotated[
+        bool, typer.Option(help="Send the images to a server that does not see this machine's disk.")
+    ] = False,
     json_: JsonOption = False,
 ) -> None:
     """Make a project, or mend it: interface, storage, ML backend, webhook, views. Safe to repeat."""
@@ -59,7 +62,8 @@ def create(
     tool = LabelStudio.from_settings(settings)
     with Ledger(settings.ledger_url) as ledger:
         ledger.upgrade()
-        project = projects.create(ledger, settings, tool, name, split_names(classes), images, tile)
+        names = split_names(classes)
+        project = projects.create(ledger, settings, tool, name, names, images, tile, upload=upload)
         if masks is not None:
             count = given_labels.import_labels(ledger, tool, project, masks, share=labelled_share)
             typer.echo(f"{count} masks were imported as labels.", err=True)

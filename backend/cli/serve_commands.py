@@ -17,11 +17,14 @@ label_studio_app = typer.Typer(help="The embedded Label Studio.", no_args_is_hel
 
 def web() -> None:
     """Serve the ML contract and the webhook with gunicorn."""
+    from backend.child import environment
+    from backend.running import with_secrets
     from backend.wsgi import gunicorn_command
 
-    settings = load_settings()
+    settings = with_secrets(load_settings())  # never open: `project create` gives Label Studio the same ones
     command = gunicorn_command(settings)
-    os.execv(command[0], command)  # noqa: S606 - our own interpreter; gunicorn gets the signals
+    # Our own interpreter, in place of this process: gunicorn gets the signals.
+    os.execve(command[0], command, environment(settings))  # noqa: S606
 
 
 def worker() -> None:

@@ -27,9 +27,9 @@ def created(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     calls: list[Any] = []
 
     def create(
-        ledger: Ledger, settings: Any, tool: Any, name: str, classes: list[str], *rest: Any
+        ledger: Ledger, settings: Any, tool: Any, name: str, classes: list[str], *rest: Any, upload: bool
     ) -> Project:
-        calls.append((tool.url, name, classes, *rest))
+        calls.append((tool.url, name, classes, *rest, upload))
         with ledger.session() as session:
             project = Project(name=name, tool_url=tool.url, tool_project_id=7, classes=classes)
             session.add(project)
@@ -40,10 +40,10 @@ def created(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def test_a_project_is_made_in_a_ledger_that_is_made(elnet: Elnet, created: list[Any], tmp_path: Path) -> None:
-    options = ("--classes", "oil, ship", "--images", tmp_path, "--tile", 512)
+    options = ("--classes", "oil, ship", "--images", tmp_path, "--tile", 512, "--upload")
     answer = elnet("project", "create", "spills", *options, "--json")
     assert (answer.code, answer.err) == (0, "")
-    assert created == [("http://tool.invalid", "spills", ["oil", "ship"], tmp_path, 512)]
+    assert created == [("http://tool.invalid", "spills", ["oil", "ship"], tmp_path, 512, True)]
     (row,) = answer.json()
     assert (row["project"], row["classes"], row["champion"]) == ("spills", ["oil", "ship"], None)
     assert row["label_studio"] == "http://tool.invalid/projects/7"

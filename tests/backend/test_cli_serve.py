@@ -143,15 +143,17 @@ def test_wrong_settings_are_named(command: str, elnet: Elnet, monkeypatch: pytes
     assert "ELNET_WEB__PORT: " in answer.err
 
 
-def test_web_becomes_gunicorn(elnet: Elnet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_web_becomes_gunicorn_and_is_never_open(elnet: Elnet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ELNET_WEB__PORT", "9191")
-    became: list[tuple[str, list[str]]] = []
-    monkeypatch.setattr(os, "execv", lambda program, command: became.append((program, command)))
+    became: list[tuple[str, list[str], dict[str, str]]] = []
+    monkeypatch.setattr(os, "execve", lambda *arguments: became.append(arguments))
     assert elnet("web").code == 0
-    ((program, command),) = became
+    ((program, command, env),) = became
     assert program == sys.executable
     assert command[1:3] == ["-m", "gunicorn"]
     assert "127.0.0.1:9191" in command
+    assert len(env["ELNET_WEB__PASSWORD"]) > 20
+    assert len(env["ELNET_WEB__WEBHOOK_SECRET"]) > 20
 
 
 def test_a_worker_needs_label_studio_and_a_ledger(elnet: Elnet, monkeypatch: pytest.MonkeyPatch) -> None:
