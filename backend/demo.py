@@ -191,13 +191,14 @@ class _Turn:
 
 @dataclass(frozen=True, slots=True)
 class _Version:
-    """A version that served after some cycle, or was rejected by its gate."""
+    """What a cycle trained, and what served after it: the same, unless the gate rejected it."""
 
     turn: _Turn
     number: int
     name: str
     state: str
-    path: Path
+    serving: str
+    path: Path  # of the one that serves
     gate_iou: float
     labels: int
     holdout: list[str]
@@ -245,10 +246,13 @@ class Demo:
             )
 
     def versions(self) -> list[_Version]:
-        """What each cycle trained; read before the servers stop."""
+        """What each cycle trained, and what served after it; read before the servers stop."""
+        found: list[_Version] = []
         with self._ledger.session(write=False) as session:
             holdout = self._holdout(session)
-            return [self._version(session, turn, n, holdout) for n, turn in enumerate(self._turns, start=1)]
+            for number, turn in enumerate(self._turns, start=1):
+                found.append(self._version(session, turn, number, holdout, found[-1] if found else None))
+        return found
 
     def compare(
         self, versions: Sequence[_Version], classes: Sequence[str]
@@ -261,7 +265,7 @@ class Demo:
             pooled = SegmentationMetrics(classes)
             for stem, masks in pictures:
                 pooled.update(masks, self._images[stem].truth)
-            sheets[version.name] = [self._picture(stem, masks) for stem, masks in pictures[:_PICTURES]]
+            sheets[version.serving] = [self._picture(stem, masks) for stem, masks in pictures[:_PICTURES]]
             rows.append(_row(version, pooled.compute().fg_iou))
         return rows, sheets
 
@@ -339,15 +343,18 @@ class Demo:
         query = select(Task).where(Task.project_id == self._project_id, Task.scene.in_(scenes))
         return [_stem(task) for task in session.scalars(query.order_by(Task.id))]
 
-    def _version(self, session: Session, turn: _Turn, number: int, holdout: list[str]) -> _Version:
+    def _version(
+        self, session: Session, turn: _Turn, number: int, holdout: list[str], before: _Version | None
+    ) -> _Version:
         cycle = session.get_one(Cycle, turn.cycle_id)
-        version = session.get_one(ModelVersion, cycle.challenger_id)
+        challenger = session.get_one(ModelVersion, cycle.challenger_id)
         snapshot = session.get_one(Snapshot, cycle.snapshot_id)
         labels = len(snapshot.manifest["train"]) + len(snapshot.manifest["holdout"])
-        gate_iou = float(version.metrics["fg_iou"])
-        return _Version(
-            turn, number, version.name, cycle.state, Path(version.path), gate_iou, labels, holdout
-        )
+        serving, path = challenger.name, Path(challenger.path)
+        if cycle.state is not CycleState.PROMOTED and before is not None:
+            serving, path = before.serving, before.path
+        gate_iou = float(challenger.metrics["fg_iou"])
+        return _Version(turn, number, challenger.name, cycle.state, serving, path, gate_iou, labels, holdout)
 
     def _look(self, predictor: Predictor, stems: Sequence[str]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
         rasters = [self._images[stem].raster for stem in stems]
@@ -371,6 +378,7 @@ def _row(version: _Version, holdout_iou: float) -> CycleReport:
         cycle=version.number,
         state=version.state,
         model_version=version.name,
+        serving=version.serving,
         labels=version.labels,
         holdout_images=len(version.holdout),
         holdout_iou=holdout_iou,
@@ -386,7 +394,16 @@ def _row(version: _Version, holdout_iou: float) -> CycleReport:
 
 def _print_table(console: Console, rows: Sequence[CycleReport]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("cycle", "model version", "outcome", "labels", "holdout IoU", "accepted", "IoU of accepted"):
+    for name in (
+        "cycle",
+        "trained",
+        "outcome",
+        "serves",
+        "labels",
+        "holdout IoU",
+        "accepted",
+        "IoU of accepted",
+    ):
         table.add_column(name)
     for name in ("opened by a human", "corrected px", "seconds"):
         table.add_column(name, justify="right")
@@ -395,6 +412,7 @@ def _print_table(console: Console, rows: Sequence[CycleReport]) -> None:
             str(row.cycle),
             row.model_version,
             row.state,
+            row.serving,
             str(row.labels),
             f"{row.holdout_iou:.3f}",
             f"{row.share_accepted:.0%}",

@@ -29,8 +29,10 @@ class CycleReport:
     """One row of the table: a cycle and what the loop did until the next one.
 
     Attributes:
-        holdout_iou: pooled foreground IoU on the final holdout, on which no version ever trained.
-        gate_iou: the same on the holdout as it was when the gate decided.
+        model_version: what the cycle trained.
+        serving: what serves after it; another one, if the gate rejected what the cycle trained.
+        holdout_iou: pooled foreground IoU of what serves, on the final holdout, on which no version trained.
+        gate_iou: of what the cycle trained, on the holdout as it was when the gate decided.
         share_accepted: accepted images of all that no human had labelled, after prefilling.
         accepted_iou: mean IoU of the accepted masks with the truth; None when nothing was accepted.
         touched: images that a human had to open before this cycle (since the one before).
@@ -42,6 +44,7 @@ class CycleReport:
     cycle: int
     state: str
     model_version: str
+    serving: str
     labels: int
     holdout_images: int
     holdout_iou: float

@@ -30,6 +30,7 @@ class TrainConfig:
         size: side of a crop, px, a multiple of 32; less where every image is smaller.
         batch_size: crops a step.
         lr: the highest learning rate, reached after the warm-up; then it follows a cosine down to 1 % of it.
+        warm_lr: the same for a network that goes on from a checkpoint: gentler, for what it knows is to stay.
         warmup: the warm-up's share of all steps.
         weight_decay: of AdamW.
         clip: largest norm of the gradient.
@@ -49,6 +50,7 @@ class TrainConfig:
     size: Annotated[int, Field(ge=32, multiple_of=32)] = 256
     batch_size: Count = 4
     lr: Annotated[float, Field(gt=0, le=1)] = 3e-3
+    warm_lr: Annotated[float, Field(gt=0, le=1)] = 1e-3
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
     weight_decay: NotNegative = 5e-4
     clip: Positive = 1.0

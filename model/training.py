@@ -84,7 +84,8 @@ def train(
         model, origin = _start(init, classes, config)
         crops = SegmentationData(pairs, config.size, seed=config.seed)
         snapshot = _digest(pairs)
-        last = _fit(model.to(device), crops, config, device, progress)
+        lr = config.lr if init is None else config.warm_lr
+        last = _fit(model.to(device), crops, config, lr, device, progress)
     measured = {
         "images": len(pairs),
         "crops": len(crops),
@@ -149,12 +150,13 @@ def _fit(
     model: SAM2ELNet,
     crops: SegmentationData,
     config: TrainConfig,
+    lr: float,
     device: torch.device,
     progress: Callable[[TrainProgress], None] | None,
 ) -> TrainProgress:
     """Optimise the network in place. Returns the last epoch's progress."""
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=config.lr, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=config.weight_decay)
     order = Order(len(crops), config.batch_size, config.seed)
     schedule = LambdaLR(optimizer, _warmup_cosine(config.epochs * len(order), config.warmup))
     loader = make_loader(crops, order, device, config.workers)

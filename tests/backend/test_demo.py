@@ -205,7 +205,7 @@ def test_two_cycles_from_labels_to_the_table(world: World, monkeypatch: pytest.M
 
     module._print_table(Console(file=out, width=200), rows)
     line = [line.split() for line in out.getvalue().splitlines() if "elnet-0001" in line][-1]
-    assert line[:9] == ["1", "elnet-0001", "promoted", "2", "0.500", "25%", "0.500", "2", "20"]
+    assert line[:10] == ["1", "elnet-0001", "promoted", "elnet-0001", "2", "0.500", "25%", "0.500", "2", "20"]
 
 
 def test_a_dry_queue_starts_its_cycle_by_hand_and_an_empty_one_ends_the_demo(world: World) -> None:
@@ -256,7 +256,7 @@ class Stage:
     ends: Callable[[], None] = lambda: None
 
 
-ROW = CycleReport(1, "promoted", "elnet-0001", 2, 1, 0.5, 0.25, 0.25, None, 2, 20, 10.0, 3.0)
+ROW = CycleReport(1, "promoted", "elnet-0001", "elnet-0001", 2, 1, 0.5, 0.25, 0.25, None, 2, 20, 10.0, 3.0)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ def _row(cycle: int, accepted_iou: float | None) -> CycleReport:
         cycle=cycle,
         state="promoted",
         model_version=f"elnet-{cycle:04}",
+        serving=f"elnet-{cycle:04}",
         labels=8 * cycle,
         holdout_images=5,
         holdout_iou=0.2 * cycle,
