@@ -208,6 +208,18 @@ def test_two_cycles_from_labels_to_the_table(world: World, monkeypatch: pytest.M
     assert line[:10] == ["1", "elnet-0001", "promoted", "elnet-0001", "2", "0.500", "25%", "0.500", "2", "20"]
 
 
+def test_after_a_rejection_the_version_before_it_is_measured(world: World) -> None:
+    demo, _ = demo_of(world)
+    demo.run()
+    with world.ledger.session() as session:
+        for cycle in session.scalars(select(Cycle)):
+            if cycle.id > 1:
+                cycle.state = CycleState.REJECTED
+    first, second = demo.versions()
+    assert (second.name, second.state) == ("elnet-0002", "rejected")
+    assert (second.serving, second.path) == (first.name, first.path)
+
+
 def test_a_dry_queue_starts_its_cycle_by_hand_and_an_empty_one_ends_the_demo(world: World) -> None:
     world.supply = 3
     demo, out = demo_of(world, DemoPlan(cycles=5, labels_per_cycle=2, wait_s=20.0))

@@ -155,6 +155,18 @@ def test_a_warm_start_goes_on_from_its_parent(data: Path, tmp_path: Path) -> Non
     assert reports[0].loss < 0.9 * _first_loss(data, tmp_path / "fresh")
 
 
+def test_a_warm_start_has_its_own_learning_rate(data: Path, tmp_path: Path) -> None:
+    train(data, tmp_path / "parent", NANO)
+    still = replace(NANO, epochs=1, warm_lr=1e-12)
+    train(data, tmp_path / "child", replace(still, lr=1e-2), init=tmp_path / "parent")
+    train(data, tmp_path / "moved", replace(still, warm_lr=1e-2), init=tmp_path / "parent")
+    before, after, moved = (
+        load_checkpoint(tmp_path / name)[0].trainable_state() for name in ("parent", "child", "moved")
+    )
+    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
+    assert not all(torch.allclose(before[name], moved[name], atol=1e-6) for name in before)
+
+
 def _first_loss(data: Path, out: Path) -> float:
     reports: list[TrainProgress] = []
     train(data, out, replace(NANO, epochs=1, width=24), progress=reports.append)
