@@ -65,7 +65,7 @@ class DemoPlan:
         labels_per_cycle: labels that start a cycle; None: a fifth of the images, from 8 to 24.
         accept_threshold: predicted IoU from which a mask is accepted.
         audit_share: of what would be accepted.
-        holdout_share: of the labelled scenes.
+        holdout_share: of the labelled images; larger than in earnest, for a gate needs some to judge by.
         tolerance_px: boundary errors that the oracle lets pass.
         training: overrides of `model.training.TrainConfig`.
         wait_s: a cycle that takes longer ends the demo.
@@ -77,7 +77,7 @@ class DemoPlan:
     labels_per_cycle: int | None = None
     accept_threshold: float = 0.8
     audit_share: float = 0.15
-    holdout_share: float = 0.35
+    holdout_share: float = 0.4
     tolerance_px: int = 2
     training: dict[str, Any] = field(default_factory=dict)
     wait_s: float = 900.0
