@@ -63,7 +63,7 @@ demo: weights label-studio
 	$(ELNET) demo $(if $(DATA),--data $(DATA))
 
 up: weights label-studio
-	$(ELNET) up $(if $(DATA),--data $(DATA))
+	@$(ELNET) up $(if $(DATA),--data $(DATA)) || [ $$? = 130 ]  # Ctrl-C is how it ends
 
 test: weights label-studio label-studio-ml system-packages
 	$(BIN)/pytest
