@@ -66,7 +66,7 @@ up: weights label-studio
 	@$(ELNET) up $(if $(DATA),--data $(DATA)) || [ $$? = 130 ]  # Ctrl-C is how it ends
 
 test: weights label-studio label-studio-ml system-packages
-	$(BIN)/pytest
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest  # as `elnet` does: a server under test and the test share two cores
 
 # label-studio-ml 1.0.9 in an environment of its own, for the test of the adapter.
 label-studio-ml: $(SETUP)
