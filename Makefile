@@ -79,7 +79,7 @@ check: $(SETUP)
 	$(BIN)/lint-imports
 
 bench: weights
-	$(BIN)/python -m benchmarks
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info demo-report .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
