@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
@@ -18,9 +17,6 @@ from active_learning.ledger import Cycle, ModelVersion, Project, Snapshot
 from active_learning.ledger.failures import LedgerError
 from active_learning.training_process import run_training
 from model.checkpoint import CheckpointError, load_checkpoint, read_card
-from model.train_config import TrainConfig
-
-MIN_STEPS = 120  # of the optimiser in a cycle
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +48,13 @@ def plan(context: CycleContext, cycle_id: int) -> Plan:
         cycle = session.get_one(Cycle, cycle_id)
         project, champion = cycle.project, cycle.project.champion
         snapshot = session.get_one(Snapshot, cycle.snapshot_id)
-        sha256, images = snapshot.sha256, len(snapshot.manifest["train"])
+        sha256 = snapshot.sha256
         version = registry.next_name(session, project)
     data = str(context.folder / "snapshots" / sha256 / "train")
     kept = _read(path)
     if kept is not None and kept.data == data:
         return kept
-    config = with_enough_steps({**context.training, **project.training, "device": context.device}, images)
+    config = {**context.training, **project.training, "device": context.device}
     parent = champion if champion is not None and _fits(champion, project, config) else None
     made = Plan(
         data=data,
@@ -75,19 +71,6 @@ def plan(context: CycleContext, cycle_id: int) -> Plan:
     scratch.write_text(json.dumps(asdict(made), indent=1))
     scratch.replace(path)
     return made
-
-
-def with_enough_steps(config: dict[str, Any], images: int) -> dict[str, Any]:
-    """The training settings, with more epochs than the default where a set is small.
-
-    A dozen images make three batches: the default's epochs would be too few steps to learn from them. Epochs
-    that the settings name are kept.
-    """
-    if "epochs" in config:
-        return config
-    default = TrainConfig()
-    batches = math.ceil(images / int(config.get("batch_size", default.batch_size)))
-    return {**config, "epochs": max(default.epochs, math.ceil(MIN_STEPS / max(1, batches)))}
 
 
 def fine_tune(context: CycleContext, journal: Journal, planned: Plan) -> bool:

@@ -8,8 +8,10 @@ promoted when
 3. the lower end of the paired bootstrap's 90 % interval of that difference is above -margin: the data make
    a loss of more than `margin` unlikely (5 %).
 
-With fewer than `MIN_IMAGES` images a bootstrap says nothing, so 3 is left out and the reason says so. The
-first model has no champion to beat and is promoted if it is sane.
+With fewer than `MIN_IMAGES` images a bootstrap says nothing, so 3 is left out and the reason says so.
+
+The first model has no champion to beat. It is promoted if it is sane and its mean IoU, over the images where
+there is something to find, is at least `FLOOR`: below that a human labels faster without it.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from model.errors import ELNetError
 
 MARGIN = 0.05  # IoU that may be lost by bad luck
 MIN_IMAGES = 5
+FLOOR = 0.05  # mean IoU of a first model
 RESAMPLES = 4000
 INTERVAL = 0.9
 _FULL = 0.999  # share of foreground that counts as full
@@ -92,6 +95,13 @@ def decide(
     mean = float(np.mean([s.iou for s in challenger]))
     images = "1 image" if len(challenger) == 1 else f"{len(challenger)} images"
     if champion is None:
+        found = [s.iou for s in challenger if s.truth_share > 0]
+        if found and np.mean(found) < FLOOR:
+            return GateDecision(
+                False,
+                f"not promoted: the first model hardly finds anything, mean IoU {np.mean(found):.3f} where "
+                f"there is something, and {FLOOR:g} is asked for; more labels will help",
+            )
         return GateDecision(
             True, f"promoted: the first model, its output is sane, mean IoU {mean:.3f} on {images}"
         )

@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
-from rich.table import Table
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
@@ -34,20 +32,19 @@ from active_learning.ledger import (
     Task,
     TaskStatus,
 )
+from backend.demo_comparison import DemoTurn, DemoVersion, compare
 from backend.demo_data import DemoImage, prepare
 from backend.label_studio import LabelStudio
 from backend.oracle import OracleAnnotator, Touched
 from backend.projects import create
-from backend.report import CycleReport, Picture, write_report
+from backend.report import CycleReport, table_of, write_report
 from backend.settings import LabelStudioSettings, LoopSettings, WebSettings, load_settings
 from backend.stack import Stack
 from backend.tables import print_table
 from model.errors import ELNetError
-from model.metrics import SegmentationMetrics, iou
-from model.predictor import Predictor
+from model.metrics import iou
 
 _POLL_S = 0.5
-_PICTURES = 6
 _VIEWS = ("Audit", "Review queue")
 
 
@@ -136,7 +133,7 @@ def run_demo(data: Path | None, out: Path, plan: DemoPlan) -> list[CycleReport]:
             demo = Demo(stack, ledger, project.id, oracle, images, plan, console)
             demo.run()
             versions = demo.versions()
-        rows, sheets = demo.compare(versions, classes)
+        rows, sheets = compare(versions, images, classes, settings.device)
         about = {
             "data": origin,
             "images": len(images),
@@ -148,7 +145,7 @@ def run_demo(data: Path | None, out: Path, plan: DemoPlan) -> list[CycleReport]:
             "seconds": time.monotonic() - started,
         }
         page = write_report(out, rows, sheets, about)
-    _print_table(console, rows)
+    print_table(console, table_of(rows))
     console.print(f"{about['seconds']:.0f} s in all. Report: {page}", soft_wrap=True)
     return rows
 
@@ -178,32 +175,6 @@ def _keeping_logs(state: Path, logs: Path) -> Iterator[None]:
             shutil.copy(log, logs)
 
 
-@dataclass(slots=True)
-class _Turn:
-    """What one cycle's turn came to, before versions are compared on the final holdout."""
-
-    cycle_id: int
-    touched: list[Touched]
-    share_accepted: float
-    accepted_iou: float | None
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Version:
-    """What a cycle trained, and what served after it: the same, unless the gate rejected it."""
-
-    turn: _Turn
-    number: int
-    name: str
-    state: str
-    serving: str
-    path: Path  # of the one that serves
-    gate_iou: float
-    labels: int
-    holdout: list[str]
-
-
 class Demo:
     """One run on one project of a running stack."""
 
@@ -224,7 +195,7 @@ class Demo:
         self._images = {image.stem: image for image in images}
         self._plan = plan
         self._console = console
-        self._turns: list[_Turn] = []
+        self._turns: list[DemoTurn] = []
 
     def run(self) -> None:
         """Label until a cycle starts, wait for its end and its prefills; again for each cycle."""
@@ -240,34 +211,19 @@ class Demo:
             cycle_id = self._follow(number)
             self._wait("the new prefills", self._is_settled)
             share, accepted_iou = self._accepted()
-            self._turns.append(_Turn(cycle_id, touched, share, accepted_iou, time.monotonic() - started))
+            self._turns.append(DemoTurn(cycle_id, touched, share, accepted_iou, time.monotonic() - started))
             self._console.print(
                 f"cycle {number}: {len(touched)} images labelled, {share:.0%} of the others accepted"
             )
 
-    def versions(self) -> list[_Version]:
+    def versions(self) -> list[DemoVersion]:
         """What each cycle trained, and what served after it; read before the servers stop."""
-        found: list[_Version] = []
+        found: list[DemoVersion] = []
         with self._ledger.session(write=False) as session:
             holdout = self._holdout(session)
             for number, turn in enumerate(self._turns, start=1):
                 found.append(self._version(session, turn, number, holdout, found[-1] if found else None))
         return found
-
-    def compare(
-        self, versions: Sequence[_Version], classes: Sequence[str]
-    ) -> tuple[list[CycleReport], dict[str, list[Picture]]]:
-        """Compare the versions on the final holdout, on which none of them trained."""
-        rows, sheets = [], {}
-        for version in versions:
-            predictor = Predictor(version.path, device=self._stack.settings.device)
-            pictures = list(self._look(predictor, version.holdout))
-            pooled = SegmentationMetrics(classes)
-            for stem, masks in pictures:
-                pooled.update(masks, self._images[stem].truth)
-            sheets[version.serving] = [self._picture(stem, masks) for stem, masks in pictures[:_PICTURES]]
-            rows.append(_row(version, pooled.compute().fg_iou))
-        return rows, sheets
 
     def _label_until_cycle(self, number: int) -> list[Touched]:
         """Work off what is asked for until a cycle is due; ask for it when the queue runs dry before."""
@@ -344,81 +300,24 @@ class Demo:
         return [_stem(task) for task in session.scalars(query.order_by(Task.id))]
 
     def _version(
-        self, session: Session, turn: _Turn, number: int, holdout: list[str], before: _Version | None
-    ) -> _Version:
+        self, session: Session, turn: DemoTurn, number: int, holdout: list[str], before: DemoVersion | None
+    ) -> DemoVersion:
         cycle = session.get_one(Cycle, turn.cycle_id)
         challenger = session.get_one(ModelVersion, cycle.challenger_id)
         snapshot = session.get_one(Snapshot, cycle.snapshot_id)
         labels = len(snapshot.manifest["train"]) + len(snapshot.manifest["holdout"])
-        serving, path = challenger.name, Path(challenger.path)
-        if cycle.state is not CycleState.PROMOTED and before is not None:
+        serving: str | None = None
+        path: Path | None = None
+        if cycle.state is CycleState.PROMOTED:
+            serving, path = challenger.name, Path(challenger.path)
+        elif before is not None:
             serving, path = before.serving, before.path
         gate_iou = float(challenger.metrics["fg_iou"])
-        return _Version(turn, number, challenger.name, cycle.state, serving, path, gate_iou, labels, holdout)
-
-    def _look(self, predictor: Predictor, stems: Sequence[str]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-        rasters = [self._images[stem].raster for stem in stems]
-        for stem, prediction in zip(stems, predictor.predict(rasters), strict=True):
-            yield stem, prediction.probability >= 0.5
-
-    def _picture(self, stem: str, masks: NDArray[np.bool_]) -> Picture:
-        truth = self._images[stem].truth
-        pixels = self._images[stem].raster.pixels
-        return Picture(stem, pixels, np.any(truth, axis=0), np.any(masks, axis=0), iou(masks, truth))
+        return DemoVersion(
+            turn, number, challenger.name, cycle.state, serving, path, gate_iou, labels, holdout
+        )
 
 
 def _stem(task: Task) -> str:
     """The stem of the file that the task was imported from."""
     return Path(str(task.data["source"])).stem
-
-
-def _row(version: _Version, holdout_iou: float) -> CycleReport:
-    turn = version.turn
-    return CycleReport(
-        cycle=version.number,
-        state=version.state,
-        model_version=version.name,
-        serving=version.serving,
-        labels=version.labels,
-        holdout_images=len(version.holdout),
-        holdout_iou=holdout_iou,
-        gate_iou=version.gate_iou,
-        share_accepted=turn.share_accepted,
-        accepted_iou=turn.accepted_iou,
-        touched=len(turn.touched),
-        corrected_pixels=sum(touched.corrected_pixels for touched in turn.touched),
-        human_s=sum(touched.seconds for touched in turn.touched),
-        seconds=turn.seconds,
-    )
-
-
-def _print_table(console: Console, rows: Sequence[CycleReport]) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in (
-        "cycle",
-        "trained",
-        "outcome",
-        "serves",
-        "labels",
-        "holdout IoU",
-        "accepted",
-        "IoU of accepted",
-    ):
-        table.add_column(name)
-    for name in ("opened by a human", "corrected px", "seconds"):
-        table.add_column(name, justify="right")
-    for row in rows:
-        table.add_row(
-            str(row.cycle),
-            row.model_version,
-            row.state,
-            row.serving,
-            str(row.labels),
-            f"{row.holdout_iou:.3f}",
-            f"{row.share_accepted:.0%}",
-            "-" if row.accepted_iou is None else f"{row.accepted_iou:.3f}",
-            str(row.touched),
-            f"{row.corrected_pixels:,}",
-            f"{row.seconds:.0f}",
-        )
-    print_table(console, table)

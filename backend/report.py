@@ -14,6 +14,7 @@ import jinja2
 import numpy as np
 import vl_convert
 from numpy.typing import NDArray
+from rich.table import Table
 from scipy import ndimage
 
 from model.raster import write_png
@@ -30,8 +31,9 @@ class CycleReport:
 
     Attributes:
         model_version: what the cycle trained.
-        serving: what serves after it; another one, if the gate rejected what the cycle trained.
-        holdout_iou: pooled foreground IoU of what serves, on the final holdout, on which no version trained.
+        serving: what serves after it; another one, or none yet, if the gate rejected what the cycle trained.
+        holdout_iou: pooled foreground IoU of what serves, on the final holdout, on which no version trained;
+            None when nothing serves.
         gate_iou: of what the cycle trained, on the holdout as it was when the gate decided.
         share_accepted: accepted images of all that no human had labelled, after prefilling.
         accepted_iou: mean IoU of the accepted masks with the truth; None when nothing was accepted.
@@ -44,10 +46,10 @@ class CycleReport:
     cycle: int
     state: str
     model_version: str
-    serving: str
+    serving: str | None
     labels: int
     holdout_images: int
-    holdout_iou: float
+    holdout_iou: float | None
     gate_iou: float
     share_accepted: float
     accepted_iou: float | None
@@ -112,6 +114,43 @@ def _shrunk(picture: Picture) -> Picture:
     )
 
 
+def table_of(rows: Sequence[CycleReport]) -> Table:
+    """The rows as a table for the terminal."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in (
+        "cycle",
+        "trained",
+        "outcome",
+        "serves",
+        "labels",
+        "holdout IoU",
+        "accepted",
+        "IoU of accepted",
+    ):
+        table.add_column(name)
+    for name in ("opened by a human", "corrected px", "seconds"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(
+            str(row.cycle),
+            row.model_version,
+            row.state,
+            row.serving or "-",
+            str(row.labels),
+            _figure(row.holdout_iou),
+            f"{row.share_accepted:.0%}",
+            _figure(row.accepted_iou),
+            str(row.touched),
+            f"{row.corrected_pixels:,}",
+            f"{row.seconds:.0f}",
+        )
+    return table
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
 def write_report(
     folder: Path, rows: Sequence[CycleReport], sheets: Mapping[str, Sequence[Picture]], about: dict[str, Any]
 ) -> Path:
@@ -160,8 +199,7 @@ def _charts(rows: Sequence[CycleReport]) -> dict[str, alt.Chart]:
         {"cycle": row.cycle, "IoU": value, "of": name}
         for row in rows
         for name, value in (("holdout", row.holdout_iou), ("accepted masks", row.accepted_iou))
-        if value is not None
-    ]
+    ]  # a None leaves a gap in the line; without any value at all the chart could not be drawn
     effort = [{"cycle": row.cycle, "images": row.touched} for row in rows]
     x = alt.X("cycle:O", title="cycle", sort=cycles, axis=alt.Axis(labelAngle=0))
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -15,6 +16,9 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
+EPOCHS = 20
+MIN_STEPS = 120
+
 
 class TrainingError(ELNetError):
     """Training that cannot begin, or that went astray."""
@@ -26,7 +30,8 @@ class TrainConfig:
 
     Attributes:
         trunk: a key of `model.hiera.TRUNKS`.
-        epochs: passes over the training crops.
+        epochs: passes over the training crops; None: `EPOCHS`, or more where they would be fewer than
+            `MIN_STEPS` steps of the optimiser: a dozen images make three batches.
         size: side of a crop, px, a multiple of 32; less where every image is smaller.
         batch_size: crops a step.
         lr: the highest learning rate, reached after the warm-up; then it follows a cosine down to 1 % of it.
@@ -46,7 +51,7 @@ class TrainConfig:
     """
 
     trunk: str = "sam2-hiera-tiny"
-    epochs: Count = 20
+    epochs: Count | None = None
     size: Annotated[int, Field(ge=32, multiple_of=32)] = 256
     batch_size: Count = 4
     lr: Annotated[float, Field(gt=0, le=1)] = 3e-3
@@ -62,6 +67,10 @@ class TrainConfig:
     workers: Annotated[int, Field(ge=0)] | None = None
     adapter_dim: Count = 32
     width: Annotated[int, Field(ge=8, multiple_of=8)] = 64
+
+    def epochs_of(self, batches: int) -> int:
+        """The passes over a set of so many batches."""
+        return self.epochs or max(EPOCHS, math.ceil(MIN_STEPS / batches))
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> TrainConfig:

@@ -89,6 +89,7 @@ def train(
     measured = {
         "images": len(pairs),
         "crops": len(crops),
+        "epochs": last.epochs,
         "loss": last.loss,
         "images_per_s": last.images_per_s,
     }
@@ -158,10 +159,11 @@ def _fit(
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=config.weight_decay)
     order = Order(len(crops), config.batch_size, config.seed)
-    schedule = LambdaLR(optimizer, _warmup_cosine(config.epochs * len(order), config.warmup))
+    epochs = config.epochs_of(len(order))
+    schedule = LambdaLR(optimizer, _warmup_cosine(epochs * len(order), config.warmup))
     loader = make_loader(crops, order, device, config.workers)
     model.train()
-    for epoch in range(1, config.epochs + 1):
+    for epoch in range(1, epochs + 1):
         crops.set_epoch(epoch)
         order.set_epoch(epoch)
         begun, total = time.monotonic(), 0.0
@@ -181,7 +183,7 @@ def _fit(
             schedule.step()
             total += value * len(batch.image)
         speed = len(crops) / (time.monotonic() - begun)
-        report = TrainProgress(epoch, config.epochs, total / len(crops), speed)
+        report = TrainProgress(epoch, epochs, total / len(crops), speed)
         if progress is not None:
             progress(report)
     if not all(p.isfinite().all() for p in trained):  # the last step's own doing, which no loss has seen

@@ -99,7 +99,7 @@ def train(
             detail = f"training: loss {state.loss:.4f}, {state.images_per_s:.1f} images/s"
             report(detail, state.epoch, state.epochs)
 
-        report("training", 0, config.epochs)
+        report("training", 0, config.epochs or 0)
         try:
             card = training.train(data, out, config, init=init, version=out.resolve().name, progress=step)
         except torch.OutOfMemoryError as error:

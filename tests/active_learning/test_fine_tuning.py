@@ -12,7 +12,7 @@ import pytest
 
 from active_learning import fine_tuning, registry, triggers
 from active_learning.context import CycleContext
-from active_learning.fine_tuning import Plan, fine_tune, plan, with_enough_steps
+from active_learning.fine_tuning import Plan, fine_tune, plan
 from active_learning.journal import CycleEndedError, Journal
 from active_learning.ledger import Cycle, CycleEvent, CycleState, ModelVersion, Project, Snapshot
 from active_learning.ledger.failures import LedgerError
@@ -230,18 +230,3 @@ def _cancels_after_an_epoch(rig: Rig) -> Any:
 
 def _as_json(planned: Plan) -> dict[str, Any]:
     return {name: getattr(planned, name) for name in Plan.__dataclass_fields__}
-
-
-@pytest.mark.parametrize(
-    ("config", "images", "epochs"),
-    [
-        ({}, 4, 120),  # one batch of the default's four
-        ({}, 10, 40),
-        ({}, 24, 20),
-        ({}, 1000, 20),  # the default's
-        ({"batch_size": 8}, 10, 60),
-        ({"epochs": 3}, 10, 3),  # the project says so
-    ],
-)
-def test_a_small_set_is_trained_on_for_longer(config: dict[str, int], images: int, epochs: int) -> None:
-    assert with_enough_steps(config, images) == {**config, "epochs": epochs}

@@ -71,6 +71,17 @@ def test_an_empty_holdout_promotes_nobody():
     assert not decide([], None).promote
 
 
+@pytest.mark.parametrize("empty", [0, 9])
+def test_a_first_model_that_hardly_finds_anything_is_not(empty: int):
+    """Empty images, where an empty mask counts 1, do not make up for it."""
+    nothing_there = [ImageScore(f"empty-{i}", 1.0, 0.0, 0.0) for i in range(empty)]
+    decision = decide([*scores(0.0, 0.09, 0.05), *nothing_there], None)
+    assert not decision.promote
+    assert "hardly finds anything, mean IoU 0.047" in decision.reason
+    assert decide([*scores(0.0, 0.09, 0.07), *nothing_there], None).promote
+    assert decide([*nothing_there, *scores(0.0, predicted=0.0, truth=0.0)], None).promote
+
+
 def test_the_first_model_is_promoted_if_its_output_is_sane():
     decision = decide(scores(0.3, 0.1), None)
     assert decision.promote

@@ -28,12 +28,14 @@ from active_learning.ledger import (
     TaskStatus,
 )
 from backend import demo as module
+from backend import demo_comparison
 from backend.child import StackError
 from backend.demo import Demo, DemoError, DemoPlan, run_demo
 from backend.demo_data import DemoImage
 from backend.oracle import Touched
-from backend.report import CycleReport
+from backend.report import CycleReport, table_of
 from backend.settings import Settings, SettingsError
+from backend.tables import print_table
 from model.raster import Raster
 
 SIDE = 8
@@ -189,8 +191,8 @@ def test_two_cycles_from_labels_to_the_table(world: World, monkeypatch: pytest.M
         (1, "elnet-0001", "promoted", 2),
         (2, "elnet-0002", "promoted", 4),
     ]
-    monkeypatch.setattr(module, "Predictor", Seeing)
-    rows, sheets = demo.compare(versions, ["oil"])
+    monkeypatch.setattr(demo_comparison, "Predictor", Seeing)
+    rows, sheets = demo_comparison.compare(versions, images(), ["oil"], "cpu")
     first, second = rows
     assert (first.holdout_iou, second.holdout_iou) == (0.5, 1.0)
     assert (first.accepted_iou, second.accepted_iou) == (0.5, 1.0)
@@ -203,7 +205,7 @@ def test_two_cycles_from_labels_to_the_table(world: World, monkeypatch: pytest.M
     }
     assert sheets["elnet-0001"][0].iou == 0.5
 
-    module._print_table(Console(file=out, width=200), rows)
+    print_table(Console(file=out, width=200), table_of(rows))
     line = [line.split() for line in out.getvalue().splitlines() if "elnet-0001" in line][-1]
     assert line[:10] == ["1", "elnet-0001", "promoted", "elnet-0001", "2", "0.500", "25%", "0.500", "2", "20"]
 
@@ -218,6 +220,21 @@ def test_after_a_rejection_the_version_before_it_is_measured(world: World) -> No
     first, second = demo.versions()
     assert (second.name, second.state) == ("elnet-0002", "rejected")
     assert (second.serving, second.path) == (first.name, first.path)
+
+
+def test_before_any_promotion_nothing_serves_and_nothing_is_measured(world: World) -> None:
+    demo, out = demo_of(world)
+    demo.run()
+    with world.ledger.session() as session:
+        for cycle in session.scalars(select(Cycle)):
+            cycle.state = CycleState.REJECTED
+    versions = demo.versions()
+    assert [(v.serving, v.path) for v in versions] == [(None, None)] * 2
+    rows, sheets = demo_comparison.compare(versions, images(), ["oil"], "cpu")
+    assert ([row.holdout_iou for row in rows], sheets) == ([None, None], {})
+    print_table(Console(file=out, width=200), table_of(rows))
+    line = [line.split() for line in out.getvalue().splitlines() if "elnet-0001" in line][-1]
+    assert line[:6] == ["1", "elnet-0001", "rejected", "-", "2", "-"]
 
 
 def test_a_dry_queue_starts_its_cycle_by_hand_and_an_empty_one_ends_the_demo(world: World) -> None:
@@ -302,9 +319,9 @@ def stage(own_settings: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
         def versions(self) -> list[Any]:
             return ["a version"]
 
-        def compare(self, versions: list[Any], classes: list[str]) -> Any:
-            assert (versions, classes) == (["a version"], ["oil"])
-            return [ROW], {}
+    def compare(versions: list[Any], _: Any, classes: list[str], device: str) -> Any:
+        assert (versions, classes, device) == (["a version"], ["oil"], stage.stacks[0].given.device)
+        return [ROW], {}
 
     def write_report(out: Path, *report: Any) -> Path:
         stage.reports.append((out, *report))
@@ -315,6 +332,7 @@ def stage(own_settings: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
     monkeypatch.setattr(module, "Demo", Run)
     monkeypatch.setattr(module, "OracleAnnotator", lambda *_: None)
     monkeypatch.setattr(module, "create", lambda *_, **__: Project(id=1, tool_project_id=7))
+    monkeypatch.setattr(module, "compare", compare)
     monkeypatch.setattr(module, "write_report", write_report)
     return stage
 

@@ -9,15 +9,15 @@ from PIL import Image
 from backend.report import CycleReport, Picture, outline, overlay, sheet, write_report
 
 
-def _row(cycle: int, accepted_iou: float | None) -> CycleReport:
+def _row(cycle: int, accepted_iou: float | None, serves: bool = True) -> CycleReport:
     return CycleReport(
         cycle=cycle,
         state="promoted",
         model_version=f"elnet-{cycle:04}",
-        serving=f"elnet-{cycle:04}",
+        serving=f"elnet-{cycle:04}" if serves else None,
         labels=8 * cycle,
         holdout_images=5,
-        holdout_iou=0.2 * cycle,
+        holdout_iou=0.2 * cycle if serves else None,
         gate_iou=0.2 * cycle,
         share_accepted=0.25,
         accepted_iou=accepted_iou,
@@ -91,3 +91,17 @@ def test_report_is_whole_and_self_contained(tmp_path, accepted_iou) -> None:
     for name in ("iou.png", "effort.png", "prefills-elnet-0001.png"):
         with Image.open(tmp_path / "out" / name) as image:
             assert image.width > 50
+
+
+def test_a_report_of_a_loop_in_which_nothing_serves_yet(tmp_path) -> None:
+    about = {
+        "data": "x",
+        "classes": ["oil"],
+        "images": 9,
+        "accept_threshold": 0.9,
+        "seconds": 9.0,
+        "machine": "m",
+    }
+    page = write_report(tmp_path, [_row(1, None, serves=False)], {}, about)
+    assert "<td>-</td>" in page.read_text()
+    assert json.loads((tmp_path / "report.json").read_text())["cycles"][0]["holdout_iou"] is None

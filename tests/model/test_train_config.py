@@ -42,3 +42,11 @@ def test_a_whole_number_is_a_learning_rate_too() -> None:
 def test_what_cannot_be_is_named(values: dict[str, Any], named: str) -> None:
     with pytest.raises(TrainingError, match=f"training settings: {named}"):
         TrainConfig.from_mapping(values)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "batches", "passes"),
+    [(None, 1, 120), (None, 3, 40), (None, 6, 20), (None, 7, 20), (None, 302, 20), (3, 1, 3)],
+)
+def test_a_small_set_is_passed_over_more_often(epochs: int | None, batches: int, passes: int) -> None:
+    assert TrainConfig(epochs=epochs).epochs_of(batches) == passes

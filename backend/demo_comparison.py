@@ -1,0 +1,108 @@
+"""The versions of a demo side by side, on the final holdout, on which none of them trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backend.demo_data import DemoImage
+from backend.oracle import Touched
+from backend.report import CycleReport, Picture
+from model.metrics import SegmentationMetrics, iou
+from model.predictor import Predictor
+
+_PICTURES = 6
+
+
+@dataclass(frozen=True, slots=True)
+class DemoTurn:
+    """What one cycle's turn came to: see `backend.report.CycleReport`."""
+
+    cycle_id: int
+    touched: list[Touched]
+    share_accepted: float
+    accepted_iou: float | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class DemoVersion:
+    """What a cycle trained, and what served after it: the same, unless the gate rejected it.
+
+    Attributes:
+        serving: name of the version that serves, and `path` its checkpoint; None: the gate has rejected all.
+        gate_iou: of what the cycle trained, when the gate decided.
+        labels: in the cycle's snapshot.
+        holdout: stems of the final holdout's images.
+    """
+
+    turn: DemoTurn
+    number: int
+    name: str
+    state: str
+    serving: str | None
+    path: Path | None
+    gate_iou: float
+    labels: int
+    holdout: list[str]
+
+
+def compare(
+    versions: Sequence[DemoVersion], images: Sequence[DemoImage], classes: Sequence[str], device: str
+) -> tuple[list[CycleReport], dict[str, list[Picture]]]:
+    """Run what serves after each cycle on the holdout.
+
+    Returns:
+        A row for each cycle, and for each version that served the pictures of its sheet.
+    """
+    known = {image.stem: image for image in images}
+    ious: dict[str, float] = {}
+    sheets: dict[str, list[Picture]] = {}
+    for version in versions:
+        if version.serving is None or version.path is None or version.serving in ious:
+            continue
+        pooled = SegmentationMetrics(classes)
+        pictures = []
+        for image, masks in _look(
+            Predictor(version.path, device=device), [known[s] for s in version.holdout]
+        ):
+            pooled.update(masks, image.truth)
+            pictures.append(_picture(image, masks))
+        ious[version.serving] = pooled.compute().fg_iou
+        sheets[version.serving] = pictures[:_PICTURES]
+    return [_row(v, ious[v.serving] if v.serving is not None else None) for v in versions], sheets
+
+
+def _look(predictor: Predictor, images: Sequence[DemoImage]) -> Iterator[tuple[DemoImage, NDArray[np.bool_]]]:
+    predictions = predictor.predict([image.raster for image in images])
+    for image, prediction in zip(images, predictions, strict=True):
+        yield image, prediction.probability >= 0.5
+
+
+def _picture(image: DemoImage, masks: NDArray[np.bool_]) -> Picture:
+    truth = np.any(image.truth, axis=0)
+    return Picture(image.stem, image.raster.pixels, truth, np.any(masks, axis=0), iou(masks, image.truth))
+
+
+def _row(version: DemoVersion, holdout_iou: float | None) -> CycleReport:
+    turn = version.turn
+    return CycleReport(
+        cycle=version.number,
+        state=version.state,
+        model_version=version.name,
+        serving=version.serving,
+        labels=version.labels,
+        holdout_images=len(version.holdout),
+        holdout_iou=holdout_iou,
+        gate_iou=version.gate_iou,
+        share_accepted=turn.share_accepted,
+        accepted_iou=turn.accepted_iou,
+        touched=len(turn.touched),
+        corrected_pixels=sum(touched.corrected_pixels for touched in turn.touched),
+        human_s=sum(touched.seconds for touched in turn.touched),
+        seconds=turn.seconds,
+    )
