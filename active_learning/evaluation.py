@@ -12,7 +12,9 @@ from model.errors import ELNetError
 from model.metrics import SegmentationMetrics
 from model.pairs import find_pairs, read_pair
 
-HEADLINE = ("n", "fg_iou", "fg_iou_per_image", "miou_2class", "dice", "boundary_f1")
+HEADLINE = (
+    "n", "fg_iou", "fg_iou_per_image", "miou_2class", "dice", "boundary_f1", "boundary_iou", "cl_dice",
+)  # fmt: skip
 
 
 class EvaluationError(ELNetError):

@@ -1,11 +1,11 @@
-"""How well masks agree: foreground IoU, 2-class mIoU, Dice and boundary F.
+"""How well masks agree: foreground IoU, 2-class mIoU, Dice, and the measures of `model.shape_metrics`.
 
 Papers mix these, so the names say what is meant. *Pooled* sums pixels over all images before dividing, *per
 image* divides first and then takes the mean. With several classes every figure is the mean over the classes,
 each an independent binary mask. Pixels that are not valid count nowhere.
 
-Empty masks: where neither prediction nor truth has foreground, IoU, Dice and boundary F of that image are 1;
-where only one has, they are 0. Pooled figures follow the same rule over the whole set.
+Empty masks: where neither prediction nor truth has foreground, every measure of that image is 1; where only
+one has, it is 0. Pooled figures follow the same rule over the whole set.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_dilation
+
+from model.shape_metrics import BOUNDARY_TOLERANCE, boundary_f, boundary_iou, cl_dice
 
 Mask = NDArray[np.bool_]
-TOLERANCE = 2.0  # px; 2 % of the diagonal, as in Boundary IoU, is coarse for thin objects (7 px at 256)
+_SHAPE = ("boundary_f1", "boundary_iou", "cl_dice")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +34,12 @@ class Scores:
         miou_2class: mean of foreground and background IoU, both pooled.
         dice: foreground Dice (F1 over pixels), pooled.
         boundary_f1: boundary F at 2 px, mean over images.
-        per_image: for each image, in order: image, iou, dice, boundary_f1, predicted_share and truth_share
-            (foreground of all classes' planes as a share of their valid pixels).
-        per_class: class name -> the five figures of that class; empty for a single class.
+        boundary_iou: mean over images.
+        cl_dice: centreline Dice, mean over images; it says something of thin objects, such as roads.
+        per_image: for each image, in order: image, iou, dice, boundary_f1, boundary_iou, cl_dice,
+            predicted_share and truth_share (foreground of all classes' planes as a share of their valid
+            pixels).
+        per_class: class name -> the seven figures of that class; empty for a single class.
     """
 
     n: int
@@ -44,6 +48,8 @@ class Scores:
     miou_2class: float
     dice: float
     boundary_f1: float
+    boundary_iou: float
+    cl_dice: float
     per_image: list[dict[str, Any]] = field(default_factory=list)
     per_class: dict[str, dict[str, float]] = field(default_factory=dict)
 
@@ -64,11 +70,11 @@ class SegmentationMetrics:
         tolerance: of boundary F, in px.
     """
 
-    def __init__(self, classes: Sequence[str] | None = None, tolerance: float = TOLERANCE) -> None:
+    def __init__(self, classes: Sequence[str] | None = None, tolerance: float = BOUNDARY_TOLERANCE) -> None:
         self._classes = list(classes) if classes is not None else None
         self._tolerance = tolerance
         self._counts: list[NDArray[np.int64]] = []  # (N, 4) of each image
-        self._boundaries: list[list[float]] = []
+        self._shapes: list[list[list[float]]] = []  # (N, 3) of each image
         self._names: list[str] = []
 
     def update(self, prediction: Mask, truth: Mask, valid: Mask | None = None, *, name: str = "") -> None:
@@ -91,8 +97,11 @@ class SegmentationMetrics:
         )
         if expected is not None and len(counts) != expected:
             raise ValueError(f"{len(counts)} mask planes, {expected} were expected")
-        self._boundaries.append(
-            [boundary_f(p, t, self._tolerance, valid) for p, t in zip(prediction, truth, strict=True)]
+        self._shapes.append(
+            [
+                [boundary_f(p, t, self._tolerance, valid), boundary_iou(p, t, valid), cl_dice(p, t, valid)]
+                for p, t in zip(prediction, truth, strict=True)
+            ]
         )
         self._counts.append(counts)
         self._names.append(name or str(len(self._names)))
@@ -106,7 +115,7 @@ class SegmentationMetrics:
         if not self._counts:
             raise ValueError("no image to score")
         counts = np.stack(self._counts)  # (images, N, 4)
-        boundaries = np.array(self._boundaries)  # (images, N)
+        shapes = np.array(self._shapes)  # (images, N, 3)
         ious, dices = _iou(counts), _dice(counts)
         pooled = counts.sum(axis=0)
         by_class = {
@@ -114,7 +123,7 @@ class SegmentationMetrics:
             "fg_iou_per_image": ious.mean(axis=0),
             "miou_2class": (_iou(pooled) + _iou(pooled[:, ::-1])) / 2,
             "dice": _dice(pooled),
-            "boundary_f1": boundaries.mean(axis=0),
+            **dict(zip(_SHAPE, shapes.mean(axis=0).T, strict=True)),
         }
         names = self._classes or [str(i) for i in range(counts.shape[1])]
         several = len(names) > 1
@@ -126,7 +135,7 @@ class SegmentationMetrics:
                     "image": name,
                     "iou": float(ious[i].mean()),
                     "dice": float(dices[i].mean()),
-                    "boundary_f1": float(boundaries[i].mean()),
+                    **dict(zip(_SHAPE, shapes[i].mean(axis=0).tolist(), strict=True)),
                     **_shares(counts[i]),
                 }
                 for i, name in enumerate(self._names)
@@ -148,47 +157,6 @@ def iou(a: Mask, b: Mask, valid: Mask | None = None) -> float:
         valid: (H, W) bool; None: every pixel.
     """
     return float(_iou(_count(_planes(a), _planes(b), valid)).mean())
-
-
-def boundary_f(a: Mask, b: Mask, tolerance: float = TOLERANCE, valid: Mask | None = None) -> float:
-    """F measure of two outlines, in [0, 1] (Martin et al. 2004; Csurka et al. 2013).
-
-    The outline of a mask is its pixels that touch (by a side) a background pixel; the image's border and
-    pixels that are not valid are not background, so where a mask leaves the picture it has no outline.
-    Precision is the share of a's outline within `tolerance` of b's, recall the converse, distances between
-    pixel centres. Without any outline (both empty, both full) it is 1 if the masks are equal, else 0.
-
-    Args:
-        a: (H, W) bool.
-        b: (H, W) bool.
-        tolerance: px.
-        valid: (H, W) bool; None: every pixel.
-    """
-    if valid is None:
-        valid = np.ones(a.shape, np.bool_)
-    if not a.shape == b.shape == valid.shape:
-        raise ValueError(f"masks of different shapes: {a.shape}, {b.shape}, valid {valid.shape}")
-    outline_a, outline_b = _outline(a, valid), _outline(b, valid)
-    total_a, total_b = int(outline_a.sum()), int(outline_b.sum())
-    if total_a == total_b == 0:
-        return float(np.array_equal(a & valid, b & valid))
-    near_a, near_b = _within(outline_a, tolerance), _within(outline_b, tolerance)
-    precision = int((outline_a & near_b).sum()) / max(total_a, 1)
-    recall = int((outline_b & near_a).sum()) / max(total_b, 1)
-    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
-
-
-def _outline(mask: Mask, valid: Mask) -> Mask:
-    beside_background: Mask = binary_dilation(~mask & valid)  # by a side
-    return mask & valid & beside_background
-
-
-def _within(outline: Mask, tolerance: float) -> Mask:
-    """Pixels no farther than `tolerance` from the outline: at a few px a disk beats a distance map."""
-    radius = int(tolerance)
-    y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
-    near: Mask = binary_dilation(outline, y * y + x * x <= tolerance * tolerance)
-    return near
 
 
 def _planes(mask: Mask) -> Mask:

@@ -8,38 +8,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from scipy.ndimage import distance_transform_edt, gaussian_filter
+from scipy.ndimage import gaussian_filter
 from sklearn.metrics import f1_score, jaccard_score
 
-from model.metrics import SegmentationMetrics, boundary_f, iou
+from model.metrics import SegmentationMetrics, iou
+from model.shape_metrics import boundary_f, boundary_iou, cl_dice
 
 Mask = NDArray[np.bool_]
+FIGURES = ("iou", "dice", "boundary_f1", "boundary_iou", "cl_dice")
 
 
 def blobs(seed: int, shape: tuple[int, int] = (48, 40), share: float = 0.4) -> Mask:
     field = gaussian_filter(np.random.default_rng(seed).normal(size=shape), 3)
     return np.asarray(field > np.quantile(field, 1 - share))
-
-
-def slow_boundary_f(a: Mask, b: Mask, tolerance: float) -> float:
-    """Pixel by pixel, distances from a distance map: nothing shared with the implementation."""
-
-    def outline(mask: Mask) -> Mask:
-        height, width = mask.shape
-        result = np.zeros(mask.shape, bool)
-        for y in range(height):
-            for x in range(width):
-                for v, u in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)):
-                    if mask[y, x] and 0 <= v < height and 0 <= u < width and not mask[v, u]:
-                        result[y, x] = True
-        return result
-
-    line_a, line_b = outline(a), outline(b)
-    if not line_a.any() or not line_b.any():
-        return float((a == b).all())
-    precision = (distance_transform_edt(~line_b)[line_a] <= tolerance).mean()
-    recall = (distance_transform_edt(~line_a)[line_b] <= tolerance).mean()
-    return float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0
 
 
 class TestAgainstScikitLearn:
@@ -78,6 +59,8 @@ class TestAgainstScikitLearn:
         assert scores.per_image[0]["image"] == "tile"
         assert scores.per_image[0]["iou"] == pytest.approx(iou(prediction, truth))
         assert scores.boundary_f1 == pytest.approx((boundary_f(prediction[0], truth[0]) + 1) / 2)
+        assert scores.boundary_iou == pytest.approx((boundary_iou(prediction[0], truth[0]) + 1) / 2)
+        assert scores.cl_dice == pytest.approx((cl_dice(prediction[0], truth[0]) + 1) / 2)
 
     @settings(max_examples=50, deadline=None)
     @given(seed=st.integers(0, 10**6), shape=st.tuples(st.integers(1, 20), st.integers(1, 20)))
@@ -121,7 +104,7 @@ class TestWorkedExamples:
             metrics = SegmentationMetrics()
             metrics.update(a, b)
             image = metrics.compute().per_image[0]
-            assert (image["iou"], image["dice"], image["boundary_f1"]) == (expected,) * 3
+            assert [image[name] for name in FIGURES] == [expected] * len(FIGURES)
             assert metrics.compute().fg_iou == expected
 
     def test_nothing_valid_counts_nowhere(self) -> None:
@@ -149,47 +132,10 @@ class TestWorkedExamples:
         metrics.update(np.stack([blobs(1), blobs(2)]), np.stack([blobs(2), blobs(3)]))
         summary: dict[str, Any] = json.loads(json.dumps(metrics.compute().summary(), allow_nan=False))
         assert list(summary) == [
-            "n", "fg_iou", "fg_iou_per_image", "miou_2class", "dice", "boundary_f1", "per_class",
+            "n", "fg_iou", "fg_iou_per_image", "miou_2class", "dice", "boundary_f1", "boundary_iou",
+            "cl_dice", "per_class",
         ]  # fmt: skip
         json.dumps(metrics.compute().per_image, allow_nan=False)
-
-
-class TestBoundaryF:
-    @settings(max_examples=40, deadline=None)
-    @given(
-        seeds=st.tuples(st.integers(0, 500), st.integers(0, 500)),
-        shares=st.tuples(st.floats(0, 1), st.floats(0, 1)),
-        tolerance=st.sampled_from([0.0, 1.0, 1.5, 2.0, 3.0]),
-    )
-    def test_against_the_slow_one(
-        self, seeds: tuple[int, int], shares: tuple[float, float], tolerance: float
-    ) -> None:
-        a, b = (blobs(seed, (20, 24), share) for seed, share in zip(seeds, shares, strict=True))
-        assert boundary_f(a, b, tolerance) == pytest.approx(slow_boundary_f(a, b, tolerance))
-        assert boundary_f(a, b, tolerance) == pytest.approx(boundary_f(b, a, tolerance))
-
-    @pytest.mark.parametrize(("shift", "expected"), [(0, 1.0), (1, 1.0), (2, 1.0), (3, 0.0), (9, 0.0)])
-    def test_a_shifted_edge(self, shift: int, expected: float) -> None:
-        a = np.zeros((30, 40), bool)
-        a[:, :10] = True
-        b = np.zeros((30, 40), bool)
-        b[:, : 10 + shift] = True
-        assert boundary_f(a, b) == expected  # the outline is the straight edge: the image's border has none
-
-    def test_full_against_empty_is_no_agreement(self) -> None:
-        full, none = np.ones((9, 9), bool), np.zeros((9, 9), bool)
-        assert boundary_f(full, none) == 0.0
-        assert boundary_f(full, full) == 1.0
-
-    def test_the_edge_of_what_is_valid_is_no_outline(self) -> None:
-        valid = np.ones((20, 20), bool)
-        valid[:, 10:] = False
-        full = np.ones((20, 20), bool)
-        assert boundary_f(full, full & valid, valid=valid) == 1.0
-        half = full.copy()
-        half[:10] = False
-        assert boundary_f(half, half & valid, valid=valid) == 1.0
-        assert boundary_f(half, full, valid=valid) == 0.0
 
 
 class TestRefused:
@@ -205,7 +151,5 @@ class TestRefused:
             metrics.update(np.stack([blobs(1)] * 2), np.stack([blobs(1)] * 2))
         with pytest.raises(ValueError, match="threshold it first"):
             iou(np.ones((2, 2), np.float32), np.ones((2, 2), bool))
-        with pytest.raises(ValueError, match="different shapes"):
-            boundary_f(blobs(1), blobs(1).T)
         with pytest.raises(ValueError, match="no image"):
             metrics.compute()  # what was refused left nothing behind
