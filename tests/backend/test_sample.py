@@ -15,14 +15,15 @@ from backend.sample import SampleError, sample_folder
 from model.pairs import find_pairs
 from model.raster import open_raster, read_masks
 
-HEIGHT, WIDTH = 330, 480  # of the little scene: 2 x 3 tiles, the lower ones a little higher
+HEIGHT, WIDTH = 270, 520  # of the little scene: 2 x 4 tiles, the lower ones a little higher
 
 
 def wheel_of(folder: Path) -> bytes:
     """A wheel like the real one, with a little scene and its mask; roads are bright."""
     random = np.random.default_rng(0)
     road = np.zeros((HEIGHT, WIDTH), np.uint16)
-    road[100:120] = road[:, 300:310] = 1
+    road[100:120, :250] = 1  # the two upper left tiles
+    road[200, 0] = 1  # a corner that a road just touches
     scene = random.integers(200, 900, (HEIGHT, WIDTH), np.uint16) + 3000 * road
     folder.mkdir()
     for name, band in (
@@ -74,16 +75,17 @@ def test_the_scene_is_cut_into_pairs_once(pip: Pip, tmp_path: Path) -> None:
     folder = sample_folder(tmp_path / "cache")
     pairs, classes = find_pairs(folder, [sample.CLASS])
     assert classes == ["road"]
-    assert len(pairs) == 6
+    chosen = {pair.stem.removeprefix("vegas__"): pair for pair in pairs}
+    assert set(chosen) == {"r00000_c00000", "r00000_c00130", "r00000_c00260", "r00130_c00390"}
     sizes = {open_raster(pair.image).valid.shape for pair in pairs}
-    assert sizes == {(160, 160), (170, 160)}
-    (crossing,) = [pair for pair in pairs if pair.stem.endswith("__r00000_c00160")]
-    mask, valid = read_masks(crossing.masks[0])
-    expected = np.zeros((160, 160), np.bool_)
-    expected[100:120] = expected[:, 140:150] = True
+    assert sizes == {(130, 130), (140, 130)}
+    ending = chosen["r00000_c00130"]
+    mask, valid = read_masks(ending.masks[0])
+    expected = np.zeros((130, 130), np.bool_)
+    expected[100:120, :120] = True
     assert np.array_equal(mask, expected)
     assert valid.all()
-    pixels = open_raster(crossing.image).pixels[..., 0]
+    pixels = open_raster(ending.image).pixels[..., 0]
     assert pixels[mask].min() > pixels[~mask].max()  # image and mask are of one place
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [folder.name]  # nothing half
 
