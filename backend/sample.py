@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ _IMAGE = "solaris/data/road_mask_input.tif"
 _MASK = "solaris/data/sample_road_raster_mask.tif"
 # pip 24.1 and newer refuse this wheel's metadata even for a download, so an older one fetches it.
 _PIP = "pip==24.0"
-TILE = 130  # px: 10 x 10 tiles of the scene
+TILE = 128  # px: 10 x 10 tiles; a multiple of 32, so that nothing is computed on padding
 _LEAST = 0.01  # of a tile's pixels: less is a corner that a road just touches
 CLASS = "road"
 
@@ -38,13 +39,14 @@ def sample_folder(cache: Path) -> Path:
     """The sample scene as a folder of tiles, fetched and cut at the first call.
 
     Most of the scene is desert. The folder holds every tile with road on 1 % of its pixels or more, and as
-    many without any, spread over the scene: 30 and 30.
+    many without any, spread over the scene. What is left of the scene at its right and lower edge (20 px) is
+    not used.
 
     Args:
         cache: folder that keeps the tiles between calls.
 
     Returns:
-        A folder with `images/` and `masks/`, 60 pairs with equal stems, 130 px a side.
+        A folder with `images/` and `masks/`, equally many pairs with and without road, with equal stems, 128 px a side.
 
     Raises:
         SampleError: no network, the file is not the one expected, or the cache cannot be written.
@@ -121,7 +123,10 @@ def _write_tiles(scene: Path, mask: Path, folder: Path) -> None:
     (folder / "images").mkdir(parents=True)
     (folder / "masks").mkdir()
     foreground, _ = read_masks(mask)
-    tiles = list(cut(open_raster(scene, name="vegas"), TILE, stem="vegas"))
+    whole = open_raster(scene, name="vegas")
+    height, width = (side // TILE * TILE for side in whole.valid.shape)
+    used = replace(whole, pixels=whole.pixels[:height, :width], valid=whole.valid[:height, :width])
+    tiles = list(cut(used, TILE, stem="vegas"))
     roads = [tile for tile in tiles if foreground[tile[2]].mean() >= _LEAST]
     bare = [tile for tile in tiles if not foreground[tile[2]].any()]
     spread = np.linspace(0, len(bare) - 1, min(len(bare), len(roads))).round().astype(int)

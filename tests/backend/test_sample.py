@@ -15,7 +15,7 @@ from backend.sample import SampleError, sample_folder
 from model.pairs import find_pairs
 from model.raster import open_raster, read_masks
 
-HEIGHT, WIDTH = 270, 520  # of the little scene: 2 x 4 tiles, the lower ones a little higher
+HEIGHT, WIDTH = 270, 520  # of the little scene: 2 x 4 tiles and a little more
 
 
 def wheel_of(folder: Path) -> bytes:
@@ -76,13 +76,13 @@ def test_the_scene_is_cut_into_pairs_once(pip: Pip, tmp_path: Path) -> None:
     pairs, classes = find_pairs(folder, [sample.CLASS])
     assert classes == ["road"]
     chosen = {pair.stem.removeprefix("vegas__"): pair for pair in pairs}
-    assert set(chosen) == {"r00000_c00000", "r00000_c00130", "r00000_c00260", "r00130_c00390"}
+    assert set(chosen) == {"r00000_c00000", "r00000_c00128", "r00000_c00256", "r00128_c00384"}
     sizes = {open_raster(pair.image).valid.shape for pair in pairs}
-    assert sizes == {(130, 130), (140, 130)}
-    ending = chosen["r00000_c00130"]
+    assert sizes == {(128, 128)}
+    ending = chosen["r00000_c00128"]
     mask, valid = read_masks(ending.masks[0])
-    expected = np.zeros((130, 130), np.bool_)
-    expected[100:120, :120] = True
+    expected = np.zeros((128, 128), np.bool_)
+    expected[100:120, :122] = True
     assert np.array_equal(mask, expected)
     assert valid.all()
     pixels = open_raster(ending.image).pixels[..., 0]
