@@ -46,7 +46,7 @@ def sample_folder(cache: Path) -> Path:
         cache: folder that keeps the tiles between calls.
 
     Returns:
-        A folder with `images/` and `masks/`, equally many pairs with and without road, with equal stems, 128 px a side.
+        A folder with `images/` and `masks/`: pairs with equal stems, 128 px a side.
 
     Raises:
         SampleError: no network, the file is not the one expected, or the cache cannot be written.

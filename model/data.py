@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -73,6 +74,8 @@ class SegmentationData(Dataset[Sample]):
         size: largest side of a crop, px; the attribute `size` tells what it came to.
         augment: see above.
         seed: of the augmentation.
+        views: draw from so many augmented views of each crop, the same in every epoch and for every seed, of
+            which the first is the crop as it is; None: from all.
         cache_bytes: of decoded images.
         max_pixels: of an image.
 
@@ -87,6 +90,7 @@ class SegmentationData(Dataset[Sample]):
         *,
         augment: bool = True,
         seed: int = 0,
+        views: int | None = None,
         cache_bytes: int = CACHE_BYTES,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
@@ -96,6 +100,7 @@ class SegmentationData(Dataset[Sample]):
         self.size = size
         self._augment = augment
         self._seed = seed
+        self._views = views
         self._max_pixels = max_pixels
         # In shared memory, so that persistent workers see it change.
         self._epoch: Tensor = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
@@ -118,7 +123,7 @@ class SegmentationData(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         number, window = self._crops[index]
         decoded = self._decoded(number)
-        random = np.random.default_rng([self._seed, int(self._epoch), index]) if self._augment else None
+        random = self._random(index, decoded, window) if self._augment else None
         if random is not None:
             window = _draw_window(decoded.valid, window, random)
         pixels = extract(decoded.pixels, window, self.size)
@@ -140,6 +145,15 @@ class SegmentationData(Dataset[Sample]):
             torch.from_numpy(np.ascontiguousarray(valid)),
             torch.tensor(self.pairs[number].weight, dtype=torch.float32),
         )
+
+    def _random(self, index: int, decoded: _Decoded, window: Window) -> np.random.Generator | None:
+        """What a crop's augmentation is drawn from; None for the crop as it is."""
+        epoch = int(self._epoch)
+        if self._views is None:
+            return np.random.default_rng([self._seed, epoch, index])
+        view = (epoch + index) % self._views
+        content = int.from_bytes(blake2b(decoded.pixels.tobytes(), digest_size=8).digest())
+        return np.random.default_rng([content, window.row, window.col, view]) if view else None
 
     def __getstate__(self) -> dict[str, Any]:
         """A worker that is not forked reads for itself rather than receive the whole cache through a pipe."""

@@ -42,7 +42,7 @@ class SAM2ELNet(nn.Module):
         trunk: a Hiera as `model.hiera.build_trunk` makes it; it is shared, not copied.
         spec: the trunk's shape.
         classes: N, the number of binary maps.
-        placement: where adapters stand; "before" each multi-scale block.
+        mode: where adapters stand, see `model.hiera.AdaptedTrunk`; "full": before each multi-scale block.
         adapter_dim: the adapters' bottleneck.
         width: channels of the decoder, a multiple of 8.
     """
@@ -53,17 +53,18 @@ class SAM2ELNet(nn.Module):
         spec: TrunkSpec,
         classes: int,
         *,
-        placement: str = "before",
+        mode: str = "full",
         adapter_dim: int = 32,
         width: int = 64,
     ):
         super().__init__()
         self.architecture: dict[str, Any] = {
-            "placement": placement,
+            "mode": mode,
             "adapter_dim": adapter_dim,
             "width": width,
         }
-        self.encoder = AdaptedTrunk(trunk, spec, placement=placement, adapter_dim=adapter_dim)
+        self.mode = mode
+        self.encoder = AdaptedTrunk(trunk, spec, mode=mode, adapter_dim=adapter_dim)
         self.receptive = nn.ModuleList(ReceptiveFieldBlock(c, width) for c in spec.channels)
         self.decoder = nn.ModuleList(DecoderStage(width, classes) for _ in range(3))
         self.heads = nn.ModuleList(nn.Conv2d(width, classes, 1) for _ in range(3))
@@ -74,8 +75,15 @@ class SAM2ELNet(nn.Module):
         Args:
             x: (B, 3, H, W) image, normalised by the card's mean and standard deviation; H, W multiples of 32.
         """
-        size = x.shape[-2:]
-        stages = self.encoder(x)  # 4 x (B, C_i, H/s, W/s), s = 4, 8, 16, 32
+        return self.decode(self.encoder(x), x.shape[-2:])
+
+    def decode(self, stages: list[Tensor], size: torch.Size) -> ELNetOutput:
+        """Features of the adapted trunk -> output.
+
+        Args:
+            stages: 4 x (B, C_i, H/s, W/s), s = 4, 8, 16, 32.
+            size: H, W.
+        """
         embedding = stages[-1].mean(dim=(2, 3))  # (B, C_3)
         blocks = zip(self.receptive, stages, strict=True)
         y, *skips = reversed([block(f) for block, f in blocks])  # (B, width, H/s, W/s), s = 32; 16, 8, 4

@@ -1,4 +1,4 @@
-"""The trunk: SAM 2's Hiera, frozen, with an adapter inside before each multi-scale block.
+"""The trunk: SAM 2's Hiera, frozen, and the adapters that steer it.
 
 Source: Hiera (arXiv 2306.00989) as in SAM 2 (arXiv 2408.00714); adapters as in SAM2-ELNet (arXiv 2503.12404)
 and SAM2-UNet (arXiv 2408.08870).
@@ -6,11 +6,11 @@ and SAM2-UNet (arXiv 2408.08870).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Literal, Self, get_args
 
 import numpy as np
 import torch
@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from model.blocks import Adapter
 from model.errors import ELNetError
 
-PLACEMENTS = ("before",)
+Mode = Literal["full", "late", "cached"]
+MODES: Final[tuple[Mode, ...]] = get_args(Mode)
 
 
 class TrunkError(ELNetError):
@@ -188,17 +189,26 @@ def run_block(block: Any, x: Tensor) -> Tensor:
 class AdaptedTrunk(nn.Module):
     """Image -> the features of four stages, through a frozen trunk that adapters steer.
 
+    The mode says where the adapters stand. What comes before the first of them never changes: `frozen`
+    computes it, `adapted` goes on from there, and between the two it can be kept.
+
+    - "full": an adapter before every block, as in the paper. Only the patch embedding never changes.
+    - "late": before the blocks of the last stage, and on the maps of the three other stages.
+    - "cached": on the maps of the four stages.
+
     The trunk has no gradients and stays in eval mode whatever mode its parent is put in.
     """
 
-    def __init__(self, trunk: Any, spec: TrunkSpec, *, placement: str = "before", adapter_dim: int = 32):
+    def __init__(self, trunk: Any, spec: TrunkSpec, *, mode: str = "full", adapter_dim: int = 32):
         super().__init__()
-        if placement not in PLACEMENTS:
-            known = ", ".join(PLACEMENTS)
-            raise TrunkError(f"unknown adapter placement {placement!r}; choose one of {known}")
+        if mode not in MODES:
+            raise TrunkError(f"unknown mode {mode!r} of the adapters; choose one of {', '.join(MODES)}")
+        stages = {"full": 0, "late": 3, "cached": 4}[mode]  # so many never change
+        self._first = sum(spec.stages[:stages])  # the first block with an adapter
         self.trunk = trunk.requires_grad_(False).eval()
         self.channels = spec.channels
-        self.adapters = nn.ModuleList(Adapter(block.dim, adapter_dim) for block in trunk.blocks)
+        self.adapters = nn.ModuleList(Adapter(b.dim, adapter_dim) for b in trunk.blocks[self._first :])
+        self.map_adapters = nn.ModuleList(Adapter(c, adapter_dim) for c in spec.channels[:stages])
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode of the adapters; the trunk stays in eval mode."""
@@ -206,21 +216,45 @@ class AdaptedTrunk(nn.Module):
         self.trunk.eval()
         return self
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """Extract features.
+    def frozen(self, x: Tensor) -> list[Tensor]:
+        """What no adapter has a part in.
 
         Args:
             x: (B, 3, H, W) normalised image; H and W multiples of 32.
 
         Returns:
+            The maps of as many stages as never change, (B, C_i, H/s, W/s) at stride s = 4, 8, 16, 32; in mode
+            "full" the embedded patches, (B, C_0, H/4, W/4). All are channels last in memory.
+        """
+        trunk = self.trunk
+        with torch.no_grad():
+            x = trunk.patch_embed(x)  # (B, H/4, W/4, C_0)
+            x = x + trunk._get_pos_embed(x.shape[1:3])
+            maps = []
+            for i, block in enumerate(trunk.blocks[: self._first]):
+                x = run_block(block, x)  # stages 2 to 4 begin by halving H and W and doubling C
+                if i in trunk.stage_ends:
+                    maps.append(x.permute(0, 3, 1, 2))
+            return maps or [x.permute(0, 3, 1, 2)]
+
+    def adapted(self, kept: Sequence[Tensor]) -> list[Tensor]:
+        """Go on from what `frozen` gave.
+
+        Returns:
             Four maps (B, C_i, H/s, W/s) at stride s = 4, 8, 16, 32.
         """
         trunk = self.trunk
-        x = trunk.patch_embed(x)  # (B, H/4, W/4, C_0)
-        x = x + trunk._get_pos_embed(x.shape[1:3])
-        stages = []
-        for i, (block, adapter) in enumerate(zip(trunk.blocks, self.adapters, strict=True)):
-            x = run_block(block, x + adapter(x))  # stages 2 to 4 begin by halving H and W and doubling C
+        maps = []
+        for adapter, kept_map in zip(self.map_adapters, kept, strict=False):  # no adapters in mode "full"
+            x = kept_map.permute(0, 2, 3, 1)  # (B, H/s, W/s, C_i)
+            maps.append((x + adapter(x)).permute(0, 3, 1, 2))
+        x = kept[-1].permute(0, 2, 3, 1)
+        for i, adapter in enumerate(self.adapters, start=self._first):
+            x = run_block(trunk.blocks[i], x + adapter(x))
             if i in trunk.stage_ends:
-                stages.append(x.permute(0, 3, 1, 2))  # (B, C_i, H/s, W/s), channels last in memory
-        return stages
+                maps.append(x.permute(0, 3, 1, 2))
+        return maps
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) normalised image -> four maps (B, C_i, H/s, W/s) at stride s = 4, 8, 16, 32."""
+        return self.adapted(self.frozen(x))

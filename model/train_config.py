@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from model.device import Precision
 from model.errors import ELNetError
+from model.hiera import Mode
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -18,6 +19,7 @@ Count = Annotated[int, Field(ge=1)]
 
 EPOCHS = 20
 MIN_STEPS = 120
+MODE: Final[Mode] = "full"  # of a network that starts anew
 
 
 class TrainingError(ELNetError):
@@ -45,6 +47,11 @@ class TrainConfig:
         limit: train on so many images, drawn by the seed; None: all.
         device: "auto", "cpu" or "cuda".
         precision: "auto" is bf16 on GPUs that have it, else fp32.
+        mode: where the adapters of a network that starts anew stand, see `model.hiera.AdaptedTrunk`; one that
+            goes on from a checkpoint keeps that checkpoint's.
+        views: so many augmented views of each crop are drawn from, the same in every training, for modes that
+            keep the frozen trunk's features; in mode "full" every view is a new one.
+        cache_gb: of disk for these features; 0: none.
         workers: processes that make crops; None: none beside a CPU, up to 8 beside a GPU.
         adapter_dim: bottleneck of the adapters, of a network that starts anew.
         width: channels of its decoder.
@@ -64,6 +71,9 @@ class TrainConfig:
     limit: Count | None = None
     device: str = "auto"
     precision: Precision = "auto"
+    mode: Mode | None = None
+    views: Count = 4
+    cache_gb: NotNegative = 20.0
     workers: Annotated[int, Field(ge=0)] | None = None
     adapter_dim: Count = 32
     width: Annotated[int, Field(ge=8, multiple_of=8)] = 64

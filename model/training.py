@@ -21,18 +21,19 @@ from types import FrameType
 from typing import NoReturn
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from model.batches import Order, make_loader
 from model.checkpoint import ModelCard, check_vacant, load_checkpoint, load_trunk, save_checkpoint
-from model.data import Pair, Sample, SegmentationData, find_pairs
-from model.device import autocast, pick_device
+from model.data import Pair, SegmentationData, find_pairs
+from model.device import autocast, pick_device, wants_bfloat16
 from model.elnet import SAM2ELNet
 from model.errors import ELNetError
+from model.feature_cache import FeatureCache, features_folder
 from model.hiera import trunk_spec
 from model.losses import elnet_loss
-from model.train_config import TrainConfig, TrainingError
+from model.train_config import MODE, TrainConfig, TrainingError
 
 __all__ = ["TrainConfig", "TrainProgress", "TrainingError", "train"]
 
@@ -82,10 +83,12 @@ def train(
     with torch.random.fork_rng(forked):  # the caller's random state stays as it was
         torch.manual_seed(config.seed)
         model, origin = _start(init, classes, config)
-        crops = SegmentationData(pairs, config.size, seed=config.seed)
+        views = None if model.mode == "full" else config.views
+        crops = SegmentationData(pairs, config.size, seed=config.seed, views=views)
         snapshot = _digest(pairs)
         lr = config.lr if init is None else config.warm_lr
-        last = _fit(model.to(device), crops, config, lr, device, progress)
+        frozen = _frozen_part(model.to(device), origin.trunk_sha256, config, device)
+        last = _fit(model, crops, config, lr, frozen, device, progress)
     measured = {
         "images": len(pairs),
         "crops": len(crops),
@@ -116,7 +119,12 @@ def _start(init: Path | None, classes: Sequence[str], config: TrainConfig) -> tu
     if init is None:
         trunk, digest = load_trunk(config.trunk)
         model = SAM2ELNet(
-            trunk, trunk_spec(config.trunk), len(classes), adapter_dim=config.adapter_dim, width=config.width
+            trunk,
+            trunk_spec(config.trunk),
+            len(classes),
+            mode=config.mode or MODE,
+            adapter_dim=config.adapter_dim,
+            width=config.width,
         )
         card = ModelCard("", config.trunk, digest, tuple(classes), config.size, model.architecture)
         return model, card
@@ -129,6 +137,11 @@ def _start(init: Path | None, classes: Sequence[str], config: TrainConfig) -> tu
     if parent.trunk != config.trunk:
         raise TrainingError(
             f"{init} has the trunk {parent.trunk}, not {config.trunk}; set trunk: {parent.trunk}"
+        )
+    if config.mode not in (None, model.mode):
+        raise TrainingError(
+            f"the adapters of {init} are of mode {model.mode}, not {config.mode}; set mode: {model.mode}, or "
+            "start from no checkpoint"
         )
     card = ModelCard(
         "", parent.trunk, parent.trunk_sha256, parent.classes, config.size, model.architecture,
@@ -147,11 +160,33 @@ def _digest(pairs: Sequence[Pair]) -> str:
     return digest.hexdigest()
 
 
+def _frozen_part(
+    model: SAM2ELNet, trunk_sha256: str, config: TrainConfig, device: torch.device
+) -> Callable[[Tensor], list[Tensor]]:
+    """Images on the CPU -> what no adapter has a part in, on the device: kept on disk where there is such."""
+    half = wants_bfloat16(device, config.precision, trunk=True)
+
+    def compute(images: Tensor) -> list[Tensor]:
+        with autocast(device, config.precision, trunk=True):
+            return [m.float() for m in model.encoder.frozen(images.to(device, non_blocking=True))]
+
+    if model.mode == "full" or not config.cache_gb:
+        return compute
+    network = f"{trunk_sha256} {model.mode} {'bf16' if half else 'fp32'}"
+    cache = FeatureCache(features_folder(), int(config.cache_gb * 1e9), network)
+
+    def kept(images: Tensor) -> list[Tensor]:
+        return [m.to(device, non_blocking=True).float() for m in cache.features(images, compute)]
+
+    return kept
+
+
 def _fit(
     model: SAM2ELNet,
     crops: SegmentationData,
     config: TrainConfig,
     lr: float,
+    frozen: Callable[[Tensor], list[Tensor]],
     device: torch.device,
     progress: Callable[[TrainProgress], None] | None,
 ) -> TrainProgress:
@@ -168,10 +203,11 @@ def _fit(
         order.set_epoch(epoch)
         begun, total = time.monotonic(), 0.0
         for step, (numbers, sample) in enumerate(zip(order, loader, strict=True)):
-            batch = Sample(*(t.to(device, non_blocking=True) for t in sample))
+            kept = frozen(sample.image)
+            masks, valid, weight = (t.to(device, non_blocking=True) for t in sample[1:])
             with autocast(device, config.precision):
-                output = model(batch.image)
-            loss = elnet_loss(output, batch.masks, batch.valid, batch.weight, edge_weight=config.edge_weight)
+                output = model.decode(model.encoder.adapted(kept), masks.shape[-2:])
+            loss = elnet_loss(output, masks, valid, weight, edge_weight=config.edge_weight)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             norm = nn.utils.clip_grad_norm_(trained, config.clip).item()
@@ -181,7 +217,7 @@ def _fit(
                 raise _diverged(value, norm, where, {crops.stem(i) for i in numbers})
             optimizer.step()
             schedule.step()
-            total += value * len(batch.image)
+            total += value * len(masks)
         speed = len(crops) / (time.monotonic() - begun)
         report = TrainProgress(epoch, epochs, total / len(crops), speed)
         if progress is not None:

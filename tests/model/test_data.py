@@ -159,6 +159,25 @@ class TestRepeatable:
         a.set_epoch(0)
         assert same(first, everything(a))
 
+    def test_few_views_come_again_whatever_the_seed_and_the_company(self, pairs: list[Pair]) -> None:
+        data = SegmentationData(pairs, 32, seed=1, views=3)
+        epochs = []
+        for epoch in range(6):
+            data.set_epoch(epoch)
+            epochs.append(everything(data))
+        assert same(epochs[0] + epochs[1] + epochs[2], epochs[3] + epochs[4] + epochs[5])
+        assert not same(epochs[0], epochs[1])
+        plain = everything(SegmentationData(pairs, 32, augment=False))
+        for index, sample in enumerate(plain):  # each crop as it is comes up once
+            assert sum(same([sample], [epoch[index]]) for epoch in epochs[:3]) == 1
+        alone = SegmentationData(pairs[:1], 32, seed=2, views=3)
+        views = []
+        for epoch in range(3):
+            alone.set_epoch(epoch)
+            views += everything(alone)
+        in_company = [sample for epoch in epochs[:3] for sample in epoch[: len(alone)]]
+        assert all(any(same([a], [b]) for b in in_company) for a in views)
+
     def test_the_cache_changes_nothing(self, pairs: list[Pair]) -> None:
         assert same(
             everything(SegmentationData(pairs, 32)), everything(SegmentationData(pairs, 32, cache_bytes=0))

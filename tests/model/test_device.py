@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from model import device as device_module
 from model.device import DeviceError, Precision, autocast, pick_device, wants_bfloat16
 
 
@@ -46,3 +47,24 @@ def test_bfloat16_where_a_gpu_has_it(able: bool, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: able)
     assert wants_bfloat16(torch.device("cuda"), "auto") is able
     assert not wants_bfloat16(torch.device("cuda"), "fp32")
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "able"),
+    [({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({"avx512_f": True}, False), (None, False)],
+)
+def test_the_trunk_alone_takes_bfloat16_also_on_a_cpu_that_has_it(
+    capabilities: dict[str, bool] | None, able: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask() -> dict[str, bool]:
+        if capabilities is None:
+            raise AttributeError("torch before 2.12")
+        return capabilities
+
+    monkeypatch.setattr(torch.cpu, "get_capabilities", ask, raising=False)
+    device_module._cpu_has_bfloat16.cache_clear()
+    cpu = torch.device("cpu")
+    assert wants_bfloat16(cpu, "auto", trunk=True) is able
+    assert not wants_bfloat16(cpu, "auto")
+    assert not wants_bfloat16(cpu, "fp32", trunk=True)
+    device_module._cpu_has_bfloat16.cache_clear()

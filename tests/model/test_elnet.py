@@ -106,12 +106,12 @@ def test_the_architecture_rebuilds_the_network() -> None:
     model = nano(2, width=24)
     again = SAM2ELNet(build_trunk("random-nano", None), NANO, 2, **model.architecture)
     again.load_trainable_state(model.trainable_state())
-    assert again.architecture == {"placement": "before", "adapter_dim": 4, "width": 24}
+    assert again.architecture == {"mode": "full", "adapter_dim": 4, "width": 24}
 
 
-def test_unknown_placement_is_refused() -> None:
-    with pytest.raises(TrunkError, match="placement"):
-        SAM2ELNet(build_trunk("random-nano", None), NANO, 1, placement="nowhere")
+def test_unknown_mode_is_refused() -> None:
+    with pytest.raises(TrunkError, match="mode"):
+        SAM2ELNet(build_trunk("random-nano", None), NANO, 1, mode="nowhere")
 
 
 def test_bfloat16_gives_float32_maps_close_to_float32s() -> None:

@@ -70,6 +70,32 @@ def test_gradients_reach_the_adapter_before_the_first_block() -> None:
     assert first.up.weight.grad.any()
 
 
+@pytest.mark.parametrize(("mode", "kept"), [("full", 1), ("late", 3), ("cached", 4)])
+def test_what_is_frozen_can_be_kept(mode: str, kept: int) -> None:
+    """The first part gives no gradients and does not depend on the adapters; both parts make the whole."""
+    trunk = build_trunk("random-nano", None)
+    adapted = AdaptedTrunk(trunk, TRUNKS["random-nano"], mode=mode, adapter_dim=4)
+    x = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    before = adapted.frozen(x)
+    assert len(before) == kept
+    assert not any(m.requires_grad for m in before)
+    with torch.no_grad():
+        for ours, theirs in zip(adapted.adapted(before), trunk(x), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)  # untrained adapters do nothing
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter += 0.1
+        changed = adapted(x)
+    assert all(torch.equal(a, b) for a, b in zip(before, adapted.frozen(x), strict=True))
+    assert all(not torch.equal(a, b) for a, b in zip(changed, trunk(x), strict=True))
+    for parameter in adapted.parameters():
+        parameter.grad = None
+    torch.stack([m.square().mean() for m in adapted(x)]).sum().backward()  # type: ignore[no-untyped-call]
+    trained = [p for p in adapted.parameters() if p.requires_grad]
+    assert trained
+    assert all(p.grad is not None and p.grad.any() for p in trained)
+
+
 def test_the_random_trunk_is_the_same_everywhere_and_leaves_the_callers_seed() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
@@ -97,9 +123,11 @@ def test_unknown_trunk() -> None:
         build_trunk("sam3", None)
 
 
-def test_unknown_placement() -> None:
-    with pytest.raises(TrunkError, match="unknown adapter placement 'beside'; choose one of before"):
-        AdaptedTrunk(build_trunk("random-nano", None), TRUNKS["random-nano"], placement="beside")
+def test_unknown_mode() -> None:
+    with pytest.raises(
+        TrunkError, match="unknown mode 'beside' of the adapters; choose one of full, late, cached"
+    ):
+        AdaptedTrunk(build_trunk("random-nano", None), TRUNKS["random-nano"], mode="beside")
 
 
 def test_trained_trunk_without_a_file(tmp_path: Path) -> None:

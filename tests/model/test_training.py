@@ -19,7 +19,7 @@ from PIL import Image
 from model import checkpoint, training
 from model.checkpoint import CheckpointError, load_checkpoint, read_card
 from model.data import DataError, SegmentationData, find_pairs
-from model.hiera import TrunkError, build_trunk
+from model.hiera import AdaptedTrunk, Mode, TrunkError, build_trunk
 from model.losses import elnet_loss
 from model.training import TrainConfig, TrainingError, TrainProgress, train
 
@@ -153,6 +153,40 @@ def test_a_warm_start_goes_on_from_its_parent(data: Path, tmp_path: Path) -> Non
     assert card.parent == "elnet-0001"
     assert card.architecture["width"] == 24  # the parent's, not the setting's
     assert reports[0].loss < 0.9 * _first_loss(data, tmp_path / "fresh")
+
+
+@pytest.mark.parametrize("mode", ["late", "cached"])
+def test_what_is_frozen_is_computed_once(
+    mode: Mode, tmp_path: Path, elnet_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    compute = AdaptedTrunk.frozen
+
+    def counted(self: AdaptedTrunk, x: torch.Tensor) -> list[torch.Tensor]:
+        seen.append(len(x))
+        return compute(self, x)
+
+    monkeypatch.setattr(AdaptedTrunk, "frozen", counted)
+    data = make_data(tmp_path / "data", side=64)
+    config = replace(NANO, mode=mode, views=3, epochs=12, size=64, lr=1e-2)
+    first = train(data, tmp_path / "first", config)
+    assert sum(seen) == 4 * 3  # images x views
+    assert first.architecture["mode"] == mode
+    again = train(data, tmp_path / "again", config)
+    child = train(data, tmp_path / "child", replace(NANO, views=3, size=64), init=tmp_path / "first")
+    assert sum(seen) == 4 * 3  # nor for another training
+    assert child.architecture["mode"] == mode
+    without = train(data, tmp_path / "without", replace(config, cache_gb=0.0))
+    assert sum(seen) == 4 * 3 + 4 * 12
+    assert first.weights_sha256 == again.weights_sha256
+    assert without.metrics["loss"] == pytest.approx(first.metrics["loss"], rel=0.05)  # float16 lies between
+    assert (elnet_home / "features").is_dir()
+
+
+def test_a_checkpoint_of_another_mode_is_no_start(data: Path, tmp_path: Path) -> None:
+    train(data, tmp_path / "parent", NANO)
+    with pytest.raises(TrainingError, match="of mode full, not late; set mode: full"):
+        train(data, tmp_path / "child", replace(NANO, mode="late"), init=tmp_path / "parent")
 
 
 def test_a_warm_start_has_its_own_learning_rate(data: Path, tmp_path: Path) -> None:
