@@ -128,9 +128,11 @@ def _read(path: Path) -> Plan | None:
 
 
 def _fits(champion: ModelVersion, project: Project, config: Mapping[str, Any]) -> bool:
-    """Whether training can start from the champion: the same classes and the same trunk."""
+    """Whether training can start from the champion: the same classes, the same trunk, the same mode."""
     card = read_card(Path(champion.path))
-    return list(card.classes) == project.classes and card.trunk == config.get("trunk", card.trunk)
+    asked = {name: config[name] for name in ("trunk", "mode") if config.get(name) is not None}
+    known = {"trunk": card.trunk, "mode": card.architecture.get("mode")}
+    return list(card.classes) == project.classes and asked == {name: known[name] for name in asked}
 
 
 def _sentence(said: Mapping[str, Any]) -> str:

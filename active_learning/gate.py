@@ -8,7 +8,9 @@ promoted when
 3. the lower end of the paired bootstrap's 90 % interval of that difference is above -margin: the data make
    a loss of more than `margin` unlikely (5 %).
 
-With fewer than `MIN_IMAGES` images a bootstrap says nothing, so 3 is left out and the reason says so.
+With fewer than `MIN_IMAGES` images the interval is wider than the steps that models make, and 3 would hold
+every challenger back; it is left out, and the reason says so. That is how a loop begins: with few labels,
+and a challenger that has learned from many more of them than the champion.
 
 The first model has no champion to beat. It is promoted if it is sane and its mean IoU, over the images where
 there is something to find, is at least `FLOOR`: below that a human labels faster without it.
@@ -26,7 +28,7 @@ from numpy.typing import NDArray
 from model.errors import ELNetError
 
 MARGIN = 0.05  # IoU that may be lost by bad luck
-MIN_IMAGES = 5
+MIN_IMAGES = 20
 FLOOR = 0.05  # mean IoU of a first model
 RESAMPLES = 4000
 INTERVAL = 0.9

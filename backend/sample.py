@@ -27,6 +27,7 @@ _MASK = "solaris/data/sample_road_raster_mask.tif"
 # pip 24.1 and newer refuse this wheel's metadata even for a download, so an older one fetches it.
 _PIP = "pip==24.0"
 TILE = 128  # px: 10 x 10 tiles; a multiple of 32, so that nothing is computed on padding
+_BLOCK = 2 * TILE
 _LEAST = 0.01  # of a tile's pixels: less is a corner that a road just touches
 CLASS = "road"
 
@@ -38,9 +39,10 @@ class SampleError(ELNetError):
 def sample_folder(cache: Path) -> Path:
     """The sample scene as a folder of tiles, fetched and cut at the first call.
 
-    Most of the scene is desert. The folder holds every tile with road on 1 % of its pixels or more, and as
-    many without any, spread over the scene. What is left of the scene at its right and lower edge (20 px) is
-    not used.
+    Most of the scene is desert. The folder holds every tile with road on 1 % of its pixels or more, and half
+    as many without any, spread over the scene. What is left of the scene at its right and lower edge (20 px)
+    is not used. A tile's name begins with the block of 256 px that it lies in, which makes the blocks scenes
+    (`model.scenes.scene_of`): neighbours of one block never stand on both sides of a split.
 
     Args:
         cache: folder that keeps the tiles between calls.
@@ -129,7 +131,9 @@ def _write_tiles(scene: Path, mask: Path, folder: Path) -> None:
     tiles = list(cut(used, TILE, stem="vegas"))
     roads = [tile for tile in tiles if foreground[tile[2]].mean() >= _LEAST]
     bare = [tile for tile in tiles if not foreground[tile[2]].any()]
-    spread = np.linspace(0, len(bare) - 1, min(len(bare), len(roads))).round().astype(int)
+    spread = np.linspace(0, len(bare) - 1, min(len(bare), len(roads) // 2)).round().astype(int)
     for name, raster, window in [*roads, *(bare[i] for i in spread)]:
+        block = "-".join(str(side.start // _BLOCK) for side in window)
+        name = name.replace("vegas", f"vegas-{block}", 1)
         write_png(folder / "images" / f"{name}.png", raster.pixels)
         write_mask(folder / "masks" / f"{name}.png", foreground[window], None)

@@ -33,9 +33,9 @@ def test_a_worse_or_equal_one_is_not():
 
 
 def test_better_on_average_by_one_lucky_image_is_not_enough():
-    champion = scores(*[0.6] * 10)
-    challenger = scores(*[0.45] * 8, 1.0, 1.0, predicted=0.3)
-    lucky = scores(*[0.45] * 7, 1.0, 1.0, 1.0)
+    champion = scores(*[0.6] * 20)
+    challenger = scores(*[0.45] * 16, *[1.0] * 4, predicted=0.3)
+    lucky = scores(*[0.42] * 13, *[1.0] * 7)
     assert not decide(challenger, champion).promote
     decision = decide(lucky, champion)
     assert decision.delta is not None

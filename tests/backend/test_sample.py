@@ -75,11 +75,12 @@ def test_the_scene_is_cut_into_pairs_once(pip: Pip, tmp_path: Path) -> None:
     folder = sample_folder(tmp_path / "cache")
     pairs, classes = find_pairs(folder, [sample.CLASS])
     assert classes == ["road"]
-    chosen = {pair.stem.removeprefix("vegas__"): pair for pair in pairs}
-    assert set(chosen) == {"r00000_c00000", "r00000_c00128", "r00000_c00256", "r00128_c00384"}
+    chosen = {pair.stem: pair for pair in pairs}
+    assert set(chosen) == {"vegas-0-0__r00000_c00000", "vegas-0-0__r00000_c00128", "vegas-0-1__r00000_c00256"}
+    assert len({pair.scene for pair in pairs}) == 2
     sizes = {open_raster(pair.image).valid.shape for pair in pairs}
     assert sizes == {(128, 128)}
-    ending = chosen["r00000_c00128"]
+    ending = chosen["vegas-0-0__r00000_c00128"]
     mask, valid = read_masks(ending.masks[0])
     expected = np.zeros((128, 128), np.bool_)
     expected[100:120, :122] = True
