@@ -170,11 +170,17 @@ def test_training_begins_anew_when_the_classes_changed(rig: Rig) -> None:
     assert rig.plan().init is None
 
 
-def test_training_begins_anew_with_another_trunk(rig: Rig) -> None:
+@pytest.mark.parametrize(
+    ("change", "goes_on"),
+    [({"trunk": "sam2-hiera-tiny"}, False), ({"mode": "late"}, False), ({"mode": "full"}, True)],
+)
+def test_training_begins_anew_with_another_trunk_or_mode(
+    rig: Rig, change: dict[str, str], goes_on: bool
+) -> None:
     rig.champion()
     with rig.ledger.session() as session:
-        session.get_one(Project, rig.project_id).training = {**NANO, "trunk": "sam2-hiera-tiny"}
-    assert rig.plan().init is None
+        session.get_one(Project, rig.project_id).training = {**NANO, **change}
+    assert (rig.plan().init is not None) is goes_on
 
 
 def test_the_projects_settings_go_before_the_workers(rig: Rig) -> None:
