@@ -37,28 +37,21 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def autocast(device: torch.device, precision: Precision = "auto", *, trunk: bool = False) -> torch.autocast:
-    """The context to run the network in, or the trunk alone: bfloat16 or float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=wants_bfloat16(device, precision, trunk=trunk))
+def autocast(device: torch.device, precision: Precision = "auto") -> torch.autocast:
+    """The context to run the network in: bfloat16 or float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=wants_bfloat16(device, precision))
 
 
-def wants_bfloat16(device: torch.device, precision: Precision, *, trunk: bool = False) -> bool:
-    """Whether to compute in bfloat16: as told, and by "auto" where the hardware has it and it pays.
+def wants_bfloat16(device: torch.device, precision: Precision) -> bool:
+    """Whether to compute in bfloat16: as told, and by "auto" on GPUs and CPUs that have it in hardware.
 
-    On GPUs it pays for the whole network. On CPUs with bfloat16 instructions it pays for the trunk's matrix
-    products (1.7 times as fast), not for the decoder's convolutions. float16 is not offered: its range is
-    short, so gradients would need loss scaling.
-
-    Args:
-        device: where the network runs.
-        precision: as the user has set it.
-        trunk: ask for the trunk's forward pass alone.
+    float16 is not offered: its range is short, so gradients would need loss scaling.
     """
     if precision != "auto":
         return precision == "bf16"
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return trunk and _cpu_has_bfloat16()
+    return _cpu_has_bfloat16()
 
 
 @lru_cache

@@ -172,18 +172,26 @@ def run_block(block: Any, x: Tensor) -> Tensor:
     padded: tuple[int, int] = (x.shape[1], x.shape[2])
     if size:
         qkv, padded = window_partition(qkv, size)  # (B windows, size, size, 3 C')
-    q, k, v = (qkv + attention.qkv.bias).chunk(3, dim=-1)
+    q, k, v = (qkv + attention.qkv.bias).chunk(3, dim=-1)  # float32 also under autocast
     if block.q_stride:
         q, stride = do_pool(q, block.pool), block.q_stride[0]
         size, padded = size // stride, (padded[0] // stride, padded[1] // stride)
     heads = [t.flatten(1, 2).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for t in (q, k, v)]
-    mixed = F.scaled_dot_product_attention(*heads)  # (B windows, heads, tokens, C' / heads)
+    mixed = _attention(*heads)  # (B windows, heads, tokens, C' / heads)
     mixed = mixed.transpose(1, 2).reshape(q.shape)  # (B windows, size', size', C')
     if size:
         mixed = window_unpartition(mixed, size, padded, shortcut.shape[1:3])  # (B, H', W', C')
     x = shortcut + attention.proj(mixed)
     out: Tensor = x + block.mlp(block.norm2(x))
     return out
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention in the precision around it; on a CPU in float32, where its bfloat16 kernel is slower."""
+    if q.device.type == "cpu":
+        with torch.autocast("cpu", enabled=False):
+            return F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(q.dtype)
+    return F.scaled_dot_product_attention(q, k, v)
 
 
 class AdaptedTrunk(nn.Module):

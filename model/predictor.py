@@ -120,12 +120,9 @@ class Predictor:
         Where a GPU's memory runs out (a training may share it), the batch is halved.
         """
         try:
-            with self._lock, torch.inference_mode():
+            with self._lock, torch.inference_mode(), autocast(self.device):
                 x = pixels.to(self.device).permute(0, 3, 1, 2).float() / 255  # (B, 3, H, W)
-                with autocast(self.device, trunk=True):
-                    stages = self._model.encoder((x - self._mean) / self._std)
-                with autocast(self.device):
-                    output = self._model.decode([stage.float() for stage in stages], x.shape[-2:])
+                output = self._model((x - self._mean) / self._std)
                 maps = torch.cat([output.mask, output.edge], dim=1).float().sigmoid()  # (B, 2 N, H, W)
                 return maps.cpu().numpy(), output.embedding.float().cpu().numpy()
         except torch.OutOfMemoryError as error:

@@ -46,7 +46,7 @@ class TrainConfig:
             the same weights, bit for bit.
         limit: train on so many images, drawn by the seed; None: all.
         device: "auto", "cpu" or "cuda".
-        precision: "auto" is bf16 on GPUs that have it, else fp32.
+        precision: "auto" is bf16 on GPUs and CPUs that have it in hardware, else fp32.
         mode: where the adapters of a network that starts anew stand, see `model.hiera.AdaptedTrunk`; one that
             goes on from a checkpoint keeps that checkpoint's.
         views: so many augmented views of each crop are drawn from, the same in every training, for modes that

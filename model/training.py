@@ -164,10 +164,10 @@ def _frozen_part(
     model: SAM2ELNet, trunk_sha256: str, config: TrainConfig, device: torch.device
 ) -> Callable[[Tensor], list[Tensor]]:
     """Images on the CPU -> what no adapter has a part in, on the device: kept on disk where there is such."""
-    half = wants_bfloat16(device, config.precision, trunk=True)
+    half = wants_bfloat16(device, config.precision)
 
     def compute(images: Tensor) -> list[Tensor]:
-        with autocast(device, config.precision, trunk=True):
+        with autocast(device, config.precision):
             return [m.float() for m in model.encoder.frozen(images.to(device, non_blocking=True))]
 
     if model.mode == "full" or not config.cache_gb:

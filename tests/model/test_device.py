@@ -33,9 +33,7 @@ def test_other_names(name: str) -> None:
         pick_device(name)
 
 
-@pytest.mark.parametrize(
-    ("precision", "expected"), [("auto", torch.float32), ("fp32", torch.float32), ("bf16", torch.bfloat16)]
-)
+@pytest.mark.parametrize(("precision", "expected"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
 def test_precision_on_the_cpu(precision: Precision, expected: torch.dtype) -> None:
     x = torch.ones(2, 2)
     with autocast(torch.device("cpu"), precision):
@@ -53,7 +51,7 @@ def test_bfloat16_where_a_gpu_has_it(able: bool, monkeypatch: pytest.MonkeyPatch
     ("capabilities", "able"),
     [({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({"avx512_f": True}, False), (None, False)],
 )
-def test_the_trunk_alone_takes_bfloat16_also_on_a_cpu_that_has_it(
+def test_bfloat16_where_a_cpu_has_it(
     capabilities: dict[str, bool] | None, able: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def ask() -> dict[str, bool]:
@@ -64,7 +62,7 @@ def test_the_trunk_alone_takes_bfloat16_also_on_a_cpu_that_has_it(
     monkeypatch.setattr(torch.cpu, "get_capabilities", ask, raising=False)
     device_module._cpu_has_bfloat16.cache_clear()
     cpu = torch.device("cpu")
-    assert wants_bfloat16(cpu, "auto", trunk=True) is able
-    assert not wants_bfloat16(cpu, "auto")
-    assert not wants_bfloat16(cpu, "fp32", trunk=True)
+    assert wants_bfloat16(cpu, "auto") is able
+    assert not wants_bfloat16(cpu, "fp32")
+    assert wants_bfloat16(cpu, "bf16")
     device_module._cpu_has_bfloat16.cache_clear()
