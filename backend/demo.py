@@ -23,7 +23,6 @@ from active_learning.ledger import (
     Cycle,
     CycleEvent,
     CycleState,
-    HoldoutScene,
     Ledger,
     ModelVersion,
     Prediction,
@@ -220,7 +219,7 @@ class Demo:
         """What each cycle trained, and what served after it; read before the servers stop."""
         found: list[DemoVersion] = []
         with self._ledger.session(write=False) as session:
-            holdout = self._holdout(session)
+            holdout = self._never_trained_on(session)
             for number, turn in enumerate(self._turns, start=1):
                 found.append(self._version(session, turn, number, holdout, found[-1] if found else None))
         return found
@@ -294,10 +293,14 @@ class Demo:
         share = len(ious) / len(unlabelled) if unlabelled else 0.0
         return share, float(np.mean(ious)) if ious else None
 
-    def _holdout(self, session: Session) -> list[str]:
-        scenes = select(HoldoutScene.scene).where(HoldoutScene.project_id == self._project_id)
-        query = select(Task).where(Task.project_id == self._project_id, Task.scene.in_(scenes))
-        return [_stem(task) for task in session.scalars(query.order_by(Task.id))]
+    def _never_trained_on(self, session: Session) -> list[str]:
+        """The images that judge the versions: of scenes that no version trained on."""
+        snapshots = select(Snapshot).where(Snapshot.project_id == self._project_id)
+        trained = {e["task_id"] for s in session.scalars(snapshots) for e in s.manifest["train"]}
+        query = select(Task).where(Task.project_id == self._project_id).order_by(Task.id)
+        tasks = session.scalars(query).all()
+        scenes = {task.scene for task in tasks if task.id in trained}
+        return [_stem(task) for task in tasks if task.scene not in scenes]
 
     def _version(
         self, session: Session, turn: DemoTurn, number: int, holdout: list[str], before: DemoVersion | None

@@ -1,4 +1,4 @@
-"""The versions of a demo side by side, on the final holdout, on which none of them trained."""
+"""The versions of a demo side by side, on scenes on which none of them trained."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class DemoVersion:
         serving: name of the version that serves, and `path` its checkpoint; None: the gate has rejected all.
         gate_iou: of what the cycle trained, when the gate decided.
         labels: in the cycle's snapshot.
-        holdout: stems of the final holdout's images.
+        holdout: stems of the images, labelled or not, of scenes on which no version of the demo trained.
     """
 
     turn: DemoTurn
@@ -73,6 +73,7 @@ def compare(
             pooled.update(masks, image.truth)
             pictures.append(_picture(image, masks))
         ious[version.serving] = pooled.compute().fg_iou
+        pictures.sort(key=lambda picture: not picture.truth.any())  # those with something to see first
         sheets[version.serving] = pictures[:_PICTURES]
     return [_row(v, ious[v.serving] if v.serving is not None else None) for v in versions], sheets
 

@@ -32,8 +32,8 @@ class CycleReport:
     Attributes:
         model_version: what the cycle trained.
         serving: what serves after it; another one, or none yet, if the gate rejected what the cycle trained.
-        holdout_iou: pooled foreground IoU of what serves, on the final holdout, on which no version trained;
-            None when nothing serves.
+        holdout_images: images, labelled or not, of scenes on which no version of the demo trained.
+        holdout_iou: pooled foreground IoU of what serves, on these; None when nothing serves.
         gate_iou: of what the cycle trained, on the holdout as it was when the gate decided.
         share_accepted: accepted images of all that no human had labelled, after prefilling.
         accepted_iou: mean IoU of the accepted masks with the truth; None when nothing was accepted.

@@ -18,7 +18,8 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
 EPOCHS = 20
-MIN_STEPS = 120
+WARM_EPOCHS = 10  # of a network that goes on from a checkpoint: more would fit a small set by heart
+MIN_STEPS = 75
 MODE: Final[Mode] = "full"  # of a network that starts anew
 
 
@@ -32,8 +33,8 @@ class TrainConfig:
 
     Attributes:
         trunk: a key of `model.hiera.TRUNKS`.
-        epochs: passes over the training crops; None: `EPOCHS`, or more where they would be fewer than
-            `MIN_STEPS` steps of the optimiser: a dozen images make three batches.
+        epochs: passes over the training crops; None: `EPOCHS`, or `WARM_EPOCHS` from a checkpoint, or more
+            where they would be fewer than `MIN_STEPS` steps of the optimiser.
         size: side of a crop, px, a multiple of 32; less where every image is smaller.
         batch_size: crops a step.
         lr: the highest learning rate, reached after the warm-up; then it follows a cosine down to 1 % of it.
@@ -78,9 +79,9 @@ class TrainConfig:
     adapter_dim: Count = 32
     width: Annotated[int, Field(ge=8, multiple_of=8)] = 64
 
-    def epochs_of(self, batches: int) -> int:
-        """The passes over a set of so many batches."""
-        return self.epochs or max(EPOCHS, math.ceil(MIN_STEPS / batches))
+    def epochs_of(self, batches: int, *, warm: bool = False) -> int:
+        """The passes over a set of so many batches, from a checkpoint (`warm`) or anew."""
+        return self.epochs or max(WARM_EPOCHS if warm else EPOCHS, math.ceil(MIN_STEPS / batches))
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> TrainConfig:

@@ -86,9 +86,8 @@ def train(
         views = None if model.mode == "full" else config.views
         crops = SegmentationData(pairs, config.size, seed=config.seed, views=views)
         snapshot = _digest(pairs)
-        lr = config.lr if init is None else config.warm_lr
         frozen = _frozen_part(model.to(device), origin.trunk_sha256, config, device)
-        last = _fit(model, crops, config, lr, frozen, device, progress)
+        last = _fit(model, crops, config, frozen, device, progress, warm=init is not None)
     measured = {
         "images": len(pairs),
         "crops": len(crops),
@@ -185,16 +184,18 @@ def _fit(
     model: SAM2ELNet,
     crops: SegmentationData,
     config: TrainConfig,
-    lr: float,
     frozen: Callable[[Tensor], list[Tensor]],
     device: torch.device,
     progress: Callable[[TrainProgress], None] | None,
+    *,
+    warm: bool,
 ) -> TrainProgress:
     """Optimise the network in place. Returns the last epoch's progress."""
+    lr = config.warm_lr if warm else config.lr
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=config.weight_decay)
     order = Order(len(crops), config.batch_size, config.seed)
-    epochs = config.epochs_of(len(order))
+    epochs = config.epochs_of(len(order), warm=warm)
     schedule = LambdaLR(optimizer, _warmup_cosine(epochs * len(order), config.warmup))
     loader = make_loader(crops, order, device, config.workers)
     model.train()

@@ -198,10 +198,10 @@ def test_two_cycles_from_labels_to_the_table(world: World, monkeypatch: pytest.M
     assert (first.accepted_iou, second.accepted_iou) == (0.5, 1.0)
     assert (first.share_accepted, second.share_accepted) == (0.25, 0.5)
     assert (first.touched, first.corrected_pixels, first.human_s) == (2, 20, 10.0)
-    assert (first.holdout_images, first.gate_iou) == (1, 0.25)
+    assert (first.holdout_images, first.gate_iou) == (3, 0.25)  # s0 held out, s4 and s5 unlabelled
     assert {name: [p.name for p in sheet] for name, sheet in sheets.items()} == {
-        "elnet-0001": ["s0"],
-        "elnet-0002": ["s0"],
+        "elnet-0001": ["s0", "s4", "s5"],
+        "elnet-0002": ["s0", "s4", "s5"],
     }
     assert sheets["elnet-0001"][0].iou == 0.5
 

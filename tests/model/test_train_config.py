@@ -45,8 +45,11 @@ def test_what_cannot_be_is_named(values: dict[str, Any], named: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("epochs", "batches", "passes"),
-    [(None, 1, 120), (None, 3, 40), (None, 6, 20), (None, 7, 20), (None, 302, 20), (3, 1, 3)],
+    ("epochs", "batches", "anew", "warm"),
+    [(None, 1, 75, 75), (None, 3, 25, 25), (None, 6, 20, 13), (None, 302, 20, 10), (3, 1, 3, 3)],
 )
-def test_a_small_set_is_passed_over_more_often(epochs: int | None, batches: int, passes: int) -> None:
-    assert TrainConfig(epochs=epochs).epochs_of(batches) == passes
+def test_a_small_set_is_passed_over_more_often(
+    epochs: int | None, batches: int, anew: int, warm: int
+) -> None:
+    config = TrainConfig(epochs=epochs)
+    assert (config.epochs_of(batches), config.epochs_of(batches, warm=True)) == (anew, warm)
