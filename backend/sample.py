@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from model.errors import ELNetError
 from model.raster import open_raster, read_masks, write_mask, write_png
@@ -26,7 +27,8 @@ _IMAGE = "solaris/data/road_mask_input.tif"
 _MASK = "solaris/data/sample_road_raster_mask.tif"
 # pip 24.1 and newer refuse this wheel's metadata even for a download, so an older one fetches it.
 _PIP = "pip==24.0"
-TILE = 128  # px: 10 x 10 tiles; a multiple of 32, so that nothing is computed on padding
+TILE = 128  # px: 10 x 10 tiles
+SCALE = 2  # tiles are drawn at twice their size: the trunk's finest map has a stride of 4 px, a road 10 px
 _BLOCK = 2 * TILE
 _LEAST = 0.01  # of a tile's pixels: less is a corner that a road just touches
 CLASS = "road"
@@ -48,12 +50,12 @@ def sample_folder(cache: Path) -> Path:
         cache: folder that keeps the tiles between calls.
 
     Returns:
-        A folder with `images/` and `masks/`: pairs with equal stems, 128 px a side.
+        A folder with `images/` and `masks/`: pairs with equal stems, 256 px a side.
 
     Raises:
         SampleError: no network, the file is not the one expected, or the cache cannot be written.
     """
-    folder = cache / f"spacenet-vegas-roads-{TILE}"
+    folder = cache / f"spacenet-vegas-roads-{TILE * SCALE}"
     if folder.is_dir():
         return folder
     try:
@@ -135,5 +137,9 @@ def _write_tiles(scene: Path, mask: Path, folder: Path) -> None:
     for name, raster, window in [*roads, *(bare[i] for i in spread)]:
         block = "-".join(str(side.start // _BLOCK) for side in window)
         name = name.replace("vegas", f"vegas-{block}", 1)
-        write_png(folder / "images" / f"{name}.png", raster.pixels)
-        write_mask(folder / "masks" / f"{name}.png", foreground[window], None)
+        size = (TILE * SCALE, TILE * SCALE)
+        pixels = Image.fromarray(raster.pixels).resize(size, Image.Resampling.BICUBIC)
+        write_png(folder / "images" / f"{name}.png", np.asarray(pixels))
+        write_mask(
+            folder / "masks" / f"{name}.png", np.kron(foreground[window], np.ones((SCALE, SCALE), bool))
+        )

@@ -126,3 +126,38 @@ class DecoderStage(nn.Module):
         x = self.join(torch.cat((x, skip), dim=1))
         features, edge = self.attend(x)
         return features, edge
+
+
+class MaskPrompt(nn.Module):
+    """A coarse mask -> what is added to the decoder's skip connections: the image says where it is wrong.
+
+    The last layers start at zero, so a network begins by not listening. Source: SAM's dense prompt
+    (arXiv 2304.02643) adds an encoded mask to the image's embedding in the same way, at one stride.
+    """
+
+    def __init__(self, width: int, classes: int):
+        super().__init__()
+        part = width // 2
+        self.patch = nn.Conv2d(2 * classes, part, 4, stride=4)  # a pixel's place inside the patch is kept
+        self.mix = nn.Sequential(ConvNorm(part, part, 3), ConvNorm(part, part, 3))
+        self.out = nn.ModuleList(nn.Conv2d(part, width, 1) for _ in range(3))
+        for layer in self.out:
+            nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+    def forward(self, prompt: Tensor) -> list[Tensor]:
+        """Encode prompts.
+
+        Args:
+            prompt: (B, 2 N, H, W) as `model.prompts.encode` makes it; all zero where an image has none.
+
+        Returns:
+            3 x (B, width, H/s, W/s), s = 16, 8, 4; zero where an image has no prompt.
+        """
+        given = (prompt != 0).flatten(1).any(dim=1).to(prompt.dtype)[:, None, None, None]  # (B, 1, 1, 1)
+        x = self.mix(self.patch(prompt))  # (B, width/2, H/4, W/4)
+        maps = []
+        for layer in self.out:
+            maps.append(layer(x) * given)
+            x = F.avg_pool2d(x, 2)
+        return maps[::-1]

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from model.coarsen import coarsen
 from model.pairs import DataError, Pair, find_pairs, read_pair
+from model.prompts import encode
 from model.raster import MAX_PIXELS
 from model.scenes import scene_of, split_by_scene
 from model.tiles import STRIDE, Window, extract, windows
@@ -46,12 +48,15 @@ class Sample(NamedTuple):
         masks: (N, S, S) float32, 0 or 1.
         valid: (S, S) bool: where the loss may look. False at nodata and in what was padded.
         weight: () float32, of the pair.
+        prompt: (2 N, S, S) float32, a coarse version of the masks as `model.prompts.encode` makes it; zero
+            for a crop without one.
     """
 
     image: Tensor
     masks: Tensor
     valid: Tensor
     weight: Tensor
+    prompt: Tensor
 
 
 class _Decoded(NamedTuple):
@@ -76,6 +81,7 @@ class SegmentationData(Dataset[Sample]):
         seed: of the augmentation.
         views: draw from so many augmented views of each crop, the same in every epoch and for every seed, of
             which the first is the crop as it is; None: from all.
+        prompted: share of the crops that come with a coarse version of their masks.
         cache_bytes: of decoded images.
         max_pixels: of an image.
 
@@ -91,6 +97,7 @@ class SegmentationData(Dataset[Sample]):
         augment: bool = True,
         seed: int = 0,
         views: int | None = None,
+        prompted: float = 0.0,
         cache_bytes: int = CACHE_BYTES,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
@@ -101,6 +108,7 @@ class SegmentationData(Dataset[Sample]):
         self._augment = augment
         self._seed = seed
         self._views = views
+        self._prompted = prompted
         self._max_pixels = max_pixels
         # In shared memory, so that persistent workers see it change.
         self._epoch: Tensor = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
@@ -136,14 +144,16 @@ class SegmentationData(Dataset[Sample]):
             pixels, masks, valid = (_turn(a, turns, mirror) for a in (pixels, masks, valid))
             gain += float(random.uniform(-_GAIN, _GAIN))
             offset += float(random.uniform(-_OFFSET, _OFFSET))
+        planes = np.ascontiguousarray(masks.transpose(2, 0, 1))
         image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float() / 255
         if random is not None:
             image = (image * gain + offset).clamp_(0, 1)
         return Sample(
             (image - self._mean) / self._std,
-            torch.from_numpy(np.ascontiguousarray(masks.transpose(2, 0, 1))).float(),
+            torch.from_numpy(planes).float(),
             torch.from_numpy(np.ascontiguousarray(valid)),
             torch.tensor(self.pairs[number].weight, dtype=torch.float32),
+            torch.from_numpy(self._prompt(index, planes)),
         )
 
     def _random(self, index: int, decoded: _Decoded, window: Window) -> np.random.Generator | None:
@@ -154,6 +164,13 @@ class SegmentationData(Dataset[Sample]):
         view = (epoch + index) % self._views
         content = int.from_bytes(blake2b(decoded.pixels.tobytes(), digest_size=8).digest())
         return np.random.default_rng([content, window.row, window.col, view]) if view else None
+
+    def _prompt(self, index: int, masks: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """A coarse version of (N, S, S) masks, anew in every epoch, or none."""
+        random = np.random.default_rng([self._seed, int(self._epoch), index, 1])
+        if random.random() >= self._prompted:
+            return np.zeros((2 * len(masks), *masks.shape[1:]), np.float32)
+        return encode(np.stack([coarsen(mask, random) for mask in masks]))
 
     def __getstate__(self) -> dict[str, Any]:
         """A worker that is not forked reads for itself rather than receive the whole cache through a pipe."""

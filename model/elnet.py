@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.blocks import DecoderStage, ReceptiveFieldBlock
+from model.blocks import DecoderStage, MaskPrompt, ReceptiveFieldBlock
 from model.hiera import AdaptedTrunk, TrunkSpec
 
 
@@ -45,6 +45,7 @@ class SAM2ELNet(nn.Module):
         mode: where adapters stand, see `model.hiera.AdaptedTrunk`; "full": before each multi-scale block.
         adapter_dim: the adapters' bottleneck.
         width: channels of the decoder, a multiple of 8.
+        prompt: whether the network also takes a coarse mask, to make it better.
     """
 
     def __init__(
@@ -56,37 +57,44 @@ class SAM2ELNet(nn.Module):
         mode: str = "full",
         adapter_dim: int = 32,
         width: int = 64,
+        prompt: bool = False,
     ):
         super().__init__()
         self.architecture: dict[str, Any] = {
             "mode": mode,
             "adapter_dim": adapter_dim,
             "width": width,
+            "prompt": prompt,
         }
         self.mode = mode
         self.encoder = AdaptedTrunk(trunk, spec, mode=mode, adapter_dim=adapter_dim)
         self.receptive = nn.ModuleList(ReceptiveFieldBlock(c, width) for c in spec.channels)
         self.decoder = nn.ModuleList(DecoderStage(width, classes) for _ in range(3))
+        self.prompt = MaskPrompt(width, classes) if prompt else None
         self.heads = nn.ModuleList(nn.Conv2d(width, classes, 1) for _ in range(3))
 
-    def forward(self, x: Tensor) -> ELNetOutput:
+    def forward(self, x: Tensor, prompt: Tensor | None = None) -> ELNetOutput:
         """Segment images.
 
         Args:
             x: (B, 3, H, W) image, normalised by the card's mean and standard deviation; H, W multiples of 32.
+            prompt: (B, 2 N, H, W) coarse masks, see `model.prompts.encode`.
         """
-        return self.decode(self.encoder(x), x.shape[-2:])
+        return self.decode(self.encoder(x), x.shape[-2:], prompt)
 
-    def decode(self, stages: list[Tensor], size: torch.Size) -> ELNetOutput:
+    def decode(self, stages: list[Tensor], size: torch.Size, prompt: Tensor | None = None) -> ELNetOutput:
         """Features of the adapted trunk -> output.
 
         Args:
             stages: 4 x (B, C_i, H/s, W/s), s = 4, 8, 16, 32.
             size: H, W.
+            prompt: (B, 2 N, H, W) coarse masks; a network without prompts does not hear it.
         """
         embedding = stages[-1].mean(dim=(2, 3))  # (B, C_3)
         blocks = zip(self.receptive, stages, strict=True)
         y, *skips = reversed([block(f) for block, f in blocks])  # (B, width, H/s, W/s), s = 32; 16, 8, 4
+        if self.prompt is not None and prompt is not None:
+            skips = [skip + said for skip, said in zip(skips, self.prompt(prompt), strict=True)]
 
         masks, edges = [], []
         for stage, head, skip in zip(self.decoder, self.heads, skips, strict=True):

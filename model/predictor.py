@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from model.checkpoint import load_checkpoint
 from model.device import autocast, pick_device
 from model.errors import ELNetError
+from model.prompts import encode
 from model.raster import Raster
 from model.tiles import STRIDE, Window, extract, stitch, windows
 
@@ -79,24 +80,38 @@ class Predictor:
         """The model version that every prediction of this object carries."""
         return self.card.version
 
-    def predict(self, images: Sequence[Raster]) -> list[ImagePrediction]:
+    def predict(
+        self, images: Sequence[Raster], coarse: Sequence[NDArray[np.bool_]] | None = None
+    ) -> list[ImagePrediction]:
         """Predict images.
 
         The tiles of all images go through the network in common batches. Besides the results, no more than
         `batch_size` tiles are in memory. Windows without a valid pixel are left out.
 
+        Args:
+            images: of any sizes.
+            coarse: a coarse mask (N, H, W) for each image, to be made better; None: there are none.
+
         Returns:
             One prediction per image, in their order.
 
         Raises:
-            PredictionError: not even one tile fits into the GPU's memory.
+            PredictionError: not even one tile fits into the GPU's memory, or the network takes no coarse
+                masks.
         """
+        if coarse is not None and not self.card.architecture.get("prompt"):
+            raise PredictionError(
+                f"{self.version} was trained without coarse masks and cannot enhance labels; train again "
+                "with prompted above 0"
+            )
         found = {}
-        for index, tiles in groupby(self._predict_tiles(images), key=lambda tile: tile.image):
+        for index, tiles in groupby(self._predict_tiles(images, coarse), key=lambda tile: tile.image):
             found[index] = self._assemble(images[index], tiles)
         return [found[i] if i in found else self._nothing(image) for i, image in enumerate(images)]
 
-    def _predict_tiles(self, images: Sequence[Raster]) -> Iterator[_Tile]:
+    def _predict_tiles(
+        self, images: Sequence[Raster], coarse: Sequence[NDArray[np.bool_]] | None
+    ) -> Iterator[_Tile]:
         """Every window with a valid pixel, image by image, predicted in batches."""
         places = (
             (index, window)
@@ -106,7 +121,12 @@ class Predictor:
         )
         while batch := list(islice(places, self.batch_size)):
             pixels = np.stack([extract(images[index].pixels, window, self.tile) for index, window in batch])
-            maps, embeddings = self._forward(torch.from_numpy(pixels))
+            prompt = None
+            if coarse is not None:
+                planes = (coarse[index].transpose(1, 2, 0) for index, _ in batch)
+                cut = (extract(p, window, self.tile) for p, (_, window) in zip(planes, batch, strict=True))
+                prompt = torch.from_numpy(np.stack([encode(mask.transpose(2, 0, 1)) for mask in cut]))
+            maps, embeddings = self._forward(torch.from_numpy(pixels), prompt)
             for (index, window), tile, embedding in zip(batch, maps, embeddings, strict=True):
                 yield _Tile(index, window, tile, embedding)
 
@@ -114,15 +134,18 @@ class Predictor:
         height, width = image.valid.shape
         return windows(height, width, self.tile, self.halo)
 
-    def _forward(self, pixels: torch.Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """(B, H, W, 3) uint8 -> (B, 2 N, H, W) probabilities and edges, (B, C) embeddings.
+    def _forward(
+        self, pixels: torch.Tensor, prompt: torch.Tensor | None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """(B, H, W, 3) uint8, (B, 2 N, H, W) -> (B, 2 N, H, W) probabilities and edges, (B, C) embeddings.
 
         Where a GPU's memory runs out (a training may share it), the batch is halved.
         """
         try:
             with self._lock, torch.inference_mode(), autocast(self.device):
                 x = pixels.to(self.device).permute(0, 3, 1, 2).float() / 255  # (B, 3, H, W)
-                output = self._model((x - self._mean) / self._std)
+                said = prompt.to(self.device) if prompt is not None else None
+                output = self._model((x - self._mean) / self._std, said)
                 maps = torch.cat([output.mask, output.edge], dim=1).float().sigmoid()  # (B, 2 N, H, W)
                 return maps.cpu().numpy(), output.embedding.float().cpu().numpy()
         except torch.OutOfMemoryError as error:
@@ -132,7 +155,8 @@ class Predictor:
                     "free it or take --device cpu"
                 ) from error
         torch.cuda.empty_cache()
-        halves = [self._forward(half) for half in pixels.tensor_split(2)]
+        prompts = prompt.tensor_split(2) if prompt is not None else (None, None)
+        halves = [self._forward(*half) for half in zip(pixels.tensor_split(2), prompts, strict=True)]
         maps_of_halves, embeddings_of_halves = zip(*halves, strict=True)
         return np.concatenate(maps_of_halves), np.concatenate(embeddings_of_halves)
 

@@ -53,6 +53,8 @@ class TrainConfig:
         views: so many augmented views of each crop are drawn from, the same in every training, for modes that
             keep the frozen trunk's features; in mode "full" every view is a new one.
         cache_gb: of disk for these features; 0: none.
+        prompted: share of the crops that come with a coarse version of their mask, from which the network
+            learns to enhance labels; a network that starts anew with 0 takes no coarse masks at all.
         workers: processes that make crops; None: none beside a CPU, up to 8 beside a GPU.
         adapter_dim: bottleneck of the adapters, of a network that starts anew.
         width: channels of its decoder.
@@ -75,6 +77,7 @@ class TrainConfig:
     mode: Mode | None = None
     views: Count = 4
     cache_gb: NotNegative = 20.0
+    prompted: Annotated[float, Field(ge=0, le=1)] = 0.0
     workers: Annotated[int, Field(ge=0)] | None = None
     adapter_dim: Count = 32
     width: Annotated[int, Field(ge=8, multiple_of=8)] = 64

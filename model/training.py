@@ -84,7 +84,8 @@ def train(
         torch.manual_seed(config.seed)
         model, origin = _start(init, classes, config)
         views = None if model.mode == "full" else config.views
-        crops = SegmentationData(pairs, config.size, seed=config.seed, views=views)
+        prompted = config.prompted if model.prompt is not None else 0.0
+        crops = SegmentationData(pairs, config.size, seed=config.seed, views=views, prompted=prompted)
         snapshot = _digest(pairs)
         frozen = _frozen_part(model.to(device), origin.trunk_sha256, config, device)
         last = _fit(model, crops, config, frozen, device, progress, warm=init is not None)
@@ -124,6 +125,7 @@ def _start(init: Path | None, classes: Sequence[str], config: TrainConfig) -> tu
             mode=config.mode or MODE,
             adapter_dim=config.adapter_dim,
             width=config.width,
+            prompt=config.prompted > 0,
         )
         card = ModelCard("", config.trunk, digest, tuple(classes), config.size, model.architecture)
         return model, card
@@ -205,9 +207,9 @@ def _fit(
         begun, total = time.monotonic(), 0.0
         for step, (numbers, sample) in enumerate(zip(order, loader, strict=True)):
             kept = frozen(sample.image)
-            masks, valid, weight = (t.to(device, non_blocking=True) for t in sample[1:])
+            masks, valid, weight, prompt = (t.to(device, non_blocking=True) for t in sample[1:])
             with autocast(device, config.precision):
-                output = model.decode(model.encoder.adapted(kept), masks.shape[-2:])
+                output = model.decode(model.encoder.adapted(kept), masks.shape[-2:], prompt)
             loss = elnet_loss(output, masks, valid, weight, edge_weight=config.edge_weight)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]

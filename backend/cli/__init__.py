@@ -25,6 +25,7 @@ COMMANDS: Final = {
     "train": ("backend.cli.model_commands:train", "Train on a folder with images/ and masks/."),
     "evaluate": ("backend.cli.model_commands:evaluate", "Measure a checkpoint on a folder with truth."),
     "predict": ("backend.cli.model_commands:predict", "Predict the masks of a folder of images."),
+    "enhance": ("backend.cli.model_commands:enhance", "Make the coarse masks of a folder better."),
     "project": ("backend.cli.project_commands:project_app", "Projects in Label Studio and the ledger."),
     "retrain": ("backend.cli.loop_commands:retrain", "Ask for a retraining cycle; the worker runs it."),
     "cycles": ("backend.cli.loop_commands:cycles_app", "The retraining cycles: list, log, cancel."),

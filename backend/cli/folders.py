@@ -48,7 +48,7 @@ def evaluate_folder(
     report("evaluating", 0, len(pairs))
     done = 0
     read = (read_pair(pair, max_pixels=max_pixels) for pair in pairs)
-    for group in _groups(read, lambda pair: pair[2].size, _pixels_at_a_time(predictor)):
+    for group in groups(read, lambda pair: pair[2].size, pixels_at_a_time(predictor)):
         predictions = predictor.predict([raster for raster, _, _ in group])
         for (_, truth, valid), prediction in zip(group, predictions, strict=True):
             metrics.update(prediction.probability > CUT, truth, valid, name=pairs[done].stem)
@@ -91,15 +91,13 @@ def predict_folder(
     except OSError as error:
         raise FolderError(f"{out}: cannot be written to ({error.strerror})") from error
     with lines:
-        for group in _groups(
-            (_open(path, max_pixels) for path in paths), _size, _pixels_at_a_time(predictor)
-        ):
+        for group in groups((_open(path, max_pixels) for path in paths), _size, pixels_at_a_time(predictor)):
             predictions = iter(predictor.predict([item for item in group if isinstance(item, Raster)]))
             for item in group:
                 path = paths[done]
                 row: dict[str, Any] = {"image": str(path.absolute())}
                 if isinstance(item, Raster):
-                    files = _mask_files(out, predictor.card.classes, names[done])
+                    files = mask_files(out / "masks", predictor.card.classes, names[done])
                     row |= _write(item, next(predictions), files) | {"model_version": predictor.version}
                 else:
                     row["error"] = str(item)
@@ -145,8 +143,9 @@ def _mask_names(paths: list[Path]) -> list[str]:
     return [path.stem if stems[path.stem] == 1 else path.name for path in paths]
 
 
-def _mask_files(out: Path, classes: tuple[str, ...], name: str) -> dict[str, Path]:
-    folder = out.absolute() / "masks"
+def mask_files(folder: Path, classes: tuple[str, ...], name: str) -> dict[str, Path]:
+    """Where the masks of an image go: FOLDER/NAME.png, or FOLDER/CLASS/NAME.png with several classes."""
+    folder = folder.absolute()
     if len(classes) == 1:
         return {classes[0]: folder / f"{name}.png"}
     return {class_: folder / class_ / f"{name}.png" for class_ in classes}
@@ -181,12 +180,12 @@ def _size(item: Raster | RasterError) -> int:
     return item.valid.size if isinstance(item, Raster) else 0
 
 
-def _pixels_at_a_time(predictor: Predictor) -> int:
+def pixels_at_a_time(predictor: Predictor) -> int:
     """Images are held until they fill a batch of tiles."""
     return predictor.batch_size * predictor.tile**2
 
 
-def _groups(items: Iterable[T], size: Callable[[T], int], enough: int) -> Iterator[list[T]]:
+def groups(items: Iterable[T], size: Callable[[T], int], enough: int) -> Iterator[list[T]]:
     """Lists of items in their order, each closed as soon as its sizes reach `enough`."""
     group: list[T] = []
     total = 0

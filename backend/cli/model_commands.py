@@ -1,4 +1,4 @@
-"""Commands that need no server: weights, train, evaluate, predict."""
+"""Commands that need no server: weights, train, evaluate, predict, enhance."""
 
 from __future__ import annotations
 
@@ -71,6 +71,12 @@ def train(
     batch_size: Annotated[int | None, typer.Option(min=1)] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
     trunk: Annotated[str | None, typer.Option(help=f"Default: {TRUNK}, or that of --init.")] = None,
+    mode: Annotated[
+        str | None, typer.Option(metavar="full|late|cached", help="Where the adapters stand.")
+    ] = None,
+    prompted: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Share of crops that come with a coarse mask.")
+    ] = None,
     device: DeviceOption = "auto",
     seed: SeedOption = 0,
     json_: JsonOption = False,
@@ -88,7 +94,7 @@ def train(
         inherited = {"trunk": card.trunk, "size": card.size}
     chosen = {
         "limit": limit, "epochs": epochs, "size": size, "batch_size": batch_size, "lr": lr, "trunk": trunk,
-        "device": device, "seed": seed,
+        "mode": mode, "prompted": prompted, "device": device, "seed": seed,
     }  # fmt: skip
     config = training.TrainConfig.from_mapping(
         inherited | {key: value for key, value in chosen.items() if value is not None}
@@ -157,14 +163,49 @@ def predict(
     predictor = _predictor(checkpoint, device, batch_size, seed)
     with progress_bar(hidden=json_) as report:
         summary = predict_folder(images, predictor, out, report, max_pixels)
+    _finish(summary, "predicted", summary["predictions"], json_)
+
+
+def enhance(
+    checkpoint: CheckpointOption,
+    data: Annotated[Path, typer.Option(help="A folder with images/ and coarse masks/ of equal stems.")],
+    out: Annotated[Path, typer.Option(help="Gets masks/, changes/ and enhanced.jsonl.")],
+    reach: Annotated[
+        float, typer.Option(min=0, help="Pixels from the drawn outline within which a mask may change.")
+    ] = 12.0,
+    smallest: Annotated[
+        int, typer.Option(min=0, help="New pieces and holes of fewer pixels are removed.")
+    ] = 24,
+    batch_size: BatchOption = 8,
+    max_pixels: PixelsOption = 400_000_000,
+    device: DeviceOption = "auto",
+    seed: SeedOption = 0,
+    json_: JsonOption = False,
+) -> None:
+    """Make the coarse masks of a folder better: boundaries snapped, lost parts restored, specks removed.
+
+    The coarse masks stay as they are. A broken pair spoils only itself, and the exit code is 1.
+    """
+    from backend.cli.enhancing import enhance_folder
+
+    predictor = _predictor(checkpoint, device, batch_size, seed)
+    with progress_bar(hidden=json_) as report:
+        summary = enhance_folder(
+            data, predictor, out, report, reach=reach, smallest=smallest, max_pixels=max_pixels
+        )
+    _finish(summary, "enhanced", summary["enhanced"], json_)
+
+
+def _finish(summary: dict[str, Any], done: str, file: str, as_json: bool) -> None:
+    """Show how a folder went; fail if an image did."""
     errors = summary["errors"]
-    _show(summary if json_ else {k: v for k, v in summary.items() if k != "errors"}, json_)
+    _show(summary if as_json else {k: v for k, v in summary.items() if k != "errors"}, as_json)
     if errors:
         shown = [f"\n  {row['error']}" for row in errors[:ERRORS_SHOWN]]
         more = f"\n  and {len(errors) - len(shown)} more" if len(errors) > len(shown) else ""
         raise IncompleteError(
-            f"{len(errors)} of {summary['n']} images could not be predicted, as {summary['predictions']} "
-            f"says:{''.join(shown)}{more}"
+            f"{len(errors)} of {summary['n']} images could not be {done}, as {file} says:"
+            f"{''.join(shown)}{more}"
         )
 
 

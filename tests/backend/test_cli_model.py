@@ -457,7 +457,7 @@ def test_a_full_gpu_names_the_cure(
 ) -> None:
     from model import training
 
-    def full(*arguments: object) -> None:
+    def full(*arguments: object, **more: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nGPU 0 ...")
 
     monkeypatch.setattr(training, "_fit", full)

@@ -79,15 +79,15 @@ def test_the_scene_is_cut_into_pairs_once(pip: Pip, tmp_path: Path) -> None:
     assert set(chosen) == {"vegas-0-0__r00000_c00000", "vegas-0-0__r00000_c00128", "vegas-0-1__r00000_c00256"}
     assert len({pair.scene for pair in pairs}) == 2
     sizes = {open_raster(pair.image).valid.shape for pair in pairs}
-    assert sizes == {(128, 128)}
+    assert sizes == {(256, 256)}
     ending = chosen["vegas-0-0__r00000_c00128"]
     mask, valid = read_masks(ending.masks[0])
-    expected = np.zeros((128, 128), np.bool_)
-    expected[100:120, :122] = True
+    expected = np.zeros((256, 256), np.bool_)
+    expected[200:240, :244] = True
     assert np.array_equal(mask, expected)
     assert valid.all()
     pixels = open_raster(ending.image).pixels[..., 0]
-    assert pixels[mask].min() > pixels[~mask].max()  # image and mask are of one place
+    assert pixels[mask].mean() > 2 * pixels[~mask].mean()  # image and mask are of one place
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [folder.name]  # nothing half
 
     assert len(pip.commands) == 2
@@ -137,7 +137,7 @@ def test_another_file_is_refused(pip: Pip, tmp_path: Path) -> None:
 
 
 def test_another_process_may_be_first(pip: Pip, tmp_path: Path) -> None:
-    theirs = tmp_path / "cache" / f"spacenet-vegas-roads-{sample.TILE}"
+    theirs = tmp_path / "cache" / f"spacenet-vegas-roads-{sample.TILE * sample.SCALE}"
 
     def meanwhile() -> None:
         theirs.mkdir()

@@ -34,7 +34,15 @@ from backend.worker import Worker
 from model.raster import Raster, RasterError, open_raster, write_png
 
 SIDE = 32
-TRAINING = {"trunk": "random-nano", "size": SIDE, "epochs": 30, "batch_size": 4, "width": 8, "adapter_dim": 4}
+TRAINING = {
+    "trunk": "random-nano",
+    "size": SIDE,
+    "epochs": 30,
+    "batch_size": 4,
+    "width": 8,
+    "adapter_dim": 4,
+    "cache_gb": 0.0,
+}
 
 
 class MirrorTool:

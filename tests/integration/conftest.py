@@ -24,6 +24,7 @@ WITHIN_S = 150.0  # for anything to happen: machines that run tests may be slow 
 
 TRAINING = {  # seconds, and yet masks that look like the blobs
     "trunk": "random-nano",
+    "cache_gb": 0.0,
     "size": 64,
     "epochs": 8,
     "batch_size": 2,

@@ -106,7 +106,7 @@ def test_the_architecture_rebuilds_the_network() -> None:
     model = nano(2, width=24)
     again = SAM2ELNet(build_trunk("random-nano", None), NANO, 2, **model.architecture)
     again.load_trainable_state(model.trainable_state())
-    assert again.architecture == {"mode": "full", "adapter_dim": 4, "width": 24}
+    assert again.architecture == {"mode": "full", "adapter_dim": 4, "width": 24, "prompt": False}
 
 
 def test_unknown_mode_is_refused() -> None:

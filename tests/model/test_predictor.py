@@ -53,7 +53,7 @@ class Brightness(torch.nn.Module):
         super().__init__()
         self.batches: list[int] = []
 
-    def forward(self, x: torch.Tensor) -> ELNetOutput:
+    def forward(self, x: torch.Tensor, prompt: torch.Tensor | None = None) -> ELNetOutput:
         self.batches.append(len(x))
         pixels = x * STD + MEAN
         mask, edge = (torch.logit(pixels[:, c : c + 1], eps=1e-6) for c in (0, 1))
@@ -192,7 +192,7 @@ def test_a_batch_is_halved_when_memory_runs_out(seeing: Predictor) -> None:
     network = seeing._model
 
     class Small(Brightness):
-        def forward(self, x: torch.Tensor) -> ELNetOutput:
+        def forward(self, x: torch.Tensor, prompt: torch.Tensor | None = None) -> ELNetOutput:
             if len(x) > 1:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             return network(x)  # type: ignore[no-any-return]
@@ -206,7 +206,7 @@ def test_a_batch_is_halved_when_memory_runs_out(seeing: Predictor) -> None:
 
 def test_no_memory_for_a_single_tile(seeing: Predictor) -> None:
     class Smaller(Brightness):
-        def forward(self, x: torch.Tensor) -> ELNetOutput:
+        def forward(self, x: torch.Tensor, prompt: torch.Tensor | None = None) -> ELNetOutput:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     seeing._model = Smaller()  # type: ignore[assignment]
