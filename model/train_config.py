@@ -51,7 +51,8 @@ class TrainConfig:
         mode: where the adapters of a network that starts anew stand, see `model.hiera.AdaptedTrunk`; one that
             goes on from a checkpoint keeps that checkpoint's.
         views: so many augmented views of each crop are drawn from, the same in every training, for modes that
-            keep the frozen trunk's features; in mode "full" every view is a new one.
+            keep the frozen trunk's features; None: 16, fewer for more than 62 images, at least 4. In mode
+            "full" every view is a new one.
         cache_gb: of disk for these features; 0: none.
         prompted: share of the crops that come with a coarse version of their mask, from which the network
             learns to enhance labels; a network that starts anew with 0 takes no coarse masks at all.
@@ -75,7 +76,7 @@ class TrainConfig:
     device: str = "auto"
     precision: Precision = "auto"
     mode: Mode | None = None
-    views: Count = 4
+    views: Count | None = None
     cache_gb: NotNegative = 20.0
     prompted: Annotated[float, Field(ge=0, le=1)] = 0.0
     workers: Annotated[int, Field(ge=0)] | None = None
@@ -85,6 +86,10 @@ class TrainConfig:
     def epochs_of(self, batches: int, *, warm: bool = False) -> int:
         """The passes over a set of so many batches, from a checkpoint (`warm`) or anew."""
         return self.epochs or max(WARM_EPOCHS if warm else EPOCHS, math.ceil(MIN_STEPS / batches))
+
+    def views_of(self, images: int, mode: str) -> int | None:
+        """The views of each crop of a set of so many images; None: all that there are."""
+        return None if mode == "full" else self.views or min(16, max(4, 1000 // images))
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> TrainConfig:

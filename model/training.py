@@ -83,7 +83,7 @@ def train(
     with torch.random.fork_rng(forked):  # the caller's random state stays as it was
         torch.manual_seed(config.seed)
         model, origin = _start(init, classes, config)
-        views = None if model.mode == "full" else config.views
+        views = config.views_of(len(pairs), model.mode)
         prompted = config.prompted if model.prompt is not None else 0.0
         crops = SegmentationData(pairs, config.size, seed=config.seed, views=views, prompted=prompted)
         snapshot = _digest(pairs)

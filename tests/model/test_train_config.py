@@ -53,3 +53,10 @@ def test_a_small_set_is_passed_over_more_often(
 ) -> None:
     config = TrainConfig(epochs=epochs)
     assert (config.epochs_of(batches), config.epochs_of(batches, warm=True)) == (anew, warm)
+
+
+@pytest.mark.parametrize(("images", "views"), [(1, 16), (62, 16), (100, 10), (1206, 4)])
+def test_a_small_set_has_more_views(images: int, views: int) -> None:
+    assert TrainConfig().views_of(images, "cached") == views
+    assert TrainConfig(views=3).views_of(images, "late") == 3
+    assert TrainConfig(views=3).views_of(images, "full") is None
