@@ -18,8 +18,6 @@ from active_learning.ledger.failures import LedgerError
 from active_learning.training_process import run_training
 from model.checkpoint import CheckpointError, load_checkpoint, read_card
 
-MODE = "cached"  # of a network that starts anew: the most accurate for its seconds (docs/benchmarks.md)
-
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -58,8 +56,6 @@ def plan(context: CycleContext, cycle_id: int) -> Plan:
         return kept
     config = {**context.training, **project.training, "device": context.device}
     parent = champion if champion is not None and _fits(champion, project, config) else None
-    if parent is None:
-        config = {"mode": MODE, **config}
     made = Plan(
         data=data,
         out=str(context.folder / "models" / f"cycle-{cycle_id}"),

@@ -58,7 +58,7 @@ class DemoPlan:
     Attributes:
         cycles: retraining cycles.
         limit: images at most; the choice is made by `seed`.
-        labels_per_cycle: labels that start a cycle; None: a quarter of the images, from 8 to 24.
+        labels_per_cycle: labels that start a cycle; None: a fifth of the images, from 8 to 24.
         accept_threshold: predicted IoU from which a mask is accepted.
         audit_share: of what would be accepted.
         holdout_share: of the labelled images; larger than in earnest, for a gate needs some to judge by.
@@ -74,7 +74,7 @@ class DemoPlan:
     accept_threshold: float = 0.8
     audit_share: float = 0.15
     holdout_share: float = 0.4
-    tolerance_px: int = 2
+    tolerance_px: int = 1
     training: dict[str, Any] = field(default_factory=dict)
     wait_s: float = 900.0
 
@@ -99,7 +99,7 @@ def run_demo(data: Path | None, out: Path, plan: DemoPlan) -> list[CycleReport]:
     with tempfile.TemporaryDirectory(prefix="elnet-demo-", ignore_cleanup_errors=True) as scratch:
         images_folder = Path(scratch) / "images"
         images, classes, origin = prepare(data, images_folder, plan.limit, plan.seed)
-        per_cycle = plan.labels_per_cycle or min(24, max(8, len(images) // 4))
+        per_cycle = plan.labels_per_cycle or min(24, max(8, len(images) // 5))
         settings = load_settings(
             state=Path(scratch) / "state",
             database_url=None,

@@ -193,7 +193,7 @@ def test_training_begins_anew_with_another_trunk_or_mode(
 
 def test_the_projects_settings_go_before_the_workers(rig: Rig) -> None:
     rig.context.training = {"trunk": "sam2-hiera-tiny", "seed": 7}
-    assert rig.plan().config == {**NANO, "mode": "cached", "seed": 7, "device": "cpu"}
+    assert rig.plan().config == {**NANO, "seed": 7, "device": "cpu"}
 
 
 def test_an_error_of_training_names_thing_and_log(rig: Rig) -> None:
