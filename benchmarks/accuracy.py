@@ -178,7 +178,7 @@ def _elnet(**settings: Any) -> Callable[[Task], Iterator[tuple[int, float, Masks
     def run(task: Task) -> Iterator[tuple[int, float, Masks]]:
         with tempfile.TemporaryDirectory() as folder:
             data, out = Path(folder) / "data", Path(folder) / "checkpoint"
-            _link(task.pairs, data)
+            link_pairs(task.pairs, data)
             config = TrainConfig(epochs=task.epochs, size=task.size, seed=task.seed, **settings)
             started = time.monotonic()  # from raw images: what is cached is part of it
             with mock.patch("model.training.features_folder", return_value=Path(folder) / "features"):
@@ -190,7 +190,7 @@ def _elnet(**settings: Any) -> Callable[[Task], Iterator[tuple[int, float, Masks
     return run
 
 
-def _link(pairs: list[Pair], folder: Path) -> None:
+def link_pairs(pairs: list[Pair], folder: Path) -> None:
     """A folder of just these pairs."""
     for part, paths in (("images", [p.image for p in pairs]), ("masks", [p.masks[0] for p in pairs])):
         (folder / part).mkdir(parents=True)
