@@ -144,6 +144,11 @@ def _start(init: Path | None, classes: Sequence[str], config: TrainConfig) -> tu
             f"the adapters of {init} are of mode {model.mode}, not {config.mode}; set mode: {model.mode}, or "
             "start from no checkpoint"
         )
+    if config.prompted and model.prompt is None:
+        raise TrainingError(
+            f"{init} takes no coarse masks, so prompted: {config.prompted:g} means nothing to it; set it to "
+            "0, or start from no checkpoint"
+        )
     card = ModelCard(
         "", parent.trunk, parent.trunk_sha256, parent.classes, config.size, model.architecture,
         parent=parent.version,

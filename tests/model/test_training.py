@@ -189,6 +189,15 @@ def test_a_checkpoint_of_another_mode_is_no_start(data: Path, tmp_path: Path) ->
         train(data, tmp_path / "child", replace(NANO, mode="late"), init=tmp_path / "parent")
 
 
+def test_coarse_masks_for_a_checkpoint_that_takes_none_are_refused(data: Path, tmp_path: Path) -> None:
+    train(data, tmp_path / "parent", NANO)
+    with pytest.raises(TrainingError, match=r"takes no coarse masks, so prompted: 0\.5 means nothing"):
+        train(data, tmp_path / "child", replace(NANO, prompted=0.5), init=tmp_path / "parent")
+    train(data, tmp_path / "hears", replace(NANO, prompted=0.5))
+    card = train(data, tmp_path / "child", replace(NANO, prompted=0.5), init=tmp_path / "hears")
+    assert card.architecture["prompt"] is True
+
+
 def test_a_warm_start_has_its_own_learning_rate(data: Path, tmp_path: Path) -> None:
     train(data, tmp_path / "parent", NANO)
     still = replace(NANO, epochs=1, warm_lr=1e-12)
