@@ -89,7 +89,7 @@ def grab_cut(raster: Raster, mask: Mask) -> Mask:
     distance = signed_distance(mask)
     if not mask.any() or mask.all():
         return mask
-    labels = np.where(mask, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+    labels = np.where(mask, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8, order="C")  # for OpenCV
     labels[distance > 2 * MOST] = cv2.GC_FGD
     labels[distance < -2 * MOST] = cv2.GC_BGD
     background, foreground = np.zeros((2, 1, 65))

@@ -30,6 +30,8 @@ def test_the_peers_snap_to_a_plain_edge(method: enhancement.Method) -> None:
     raster, mask = square()
     wide = KINDS["dilated"](mask, np.random.default_rng(1))
     assert iou(method(raster, wide), mask) > iou(wide, mask) + 0.05
+    moved = KINDS["shifted"](mask, np.random.default_rng(1))  # not contiguous in memory
+    assert iou(method(raster, moved), mask) > iou(moved, mask)
     none = np.zeros_like(mask)
     assert not enhancement.grab_cut(raster, none).any()
 
