@@ -42,9 +42,8 @@ Masks = Callable[[Raster], NDArray[np.bool_]]
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What is trained on what: a folder, its training pairs, and the settings of the run."""
+    """What is trained on what: the pairs, and the settings of the run."""
 
-    data: Path
     pairs: list[Pair]
     seed: int
     epochs: int
@@ -80,14 +79,16 @@ def main() -> None:
             }
             if any(run.items() <= done.items() for done in _lines(given.out)):
                 continue
-            task = Task(given.data, chosen, seed, given.epochs, given.size)
+            task = Task(chosen, seed, given.epochs, given.size)
+            lines = []  # written together: half a run would stand for a whole one the next time
             for epoch, seconds, masks in METHODS[method](task):
                 scores = score(masks, test)
                 figures = {name: round(getattr(scores, name), 4) for name in FIGURES}
                 line = {**run, "epoch": epoch, "seconds": round(seconds, 1), **figures, **_machine()}
-                with given.out.open("a") as file:
-                    file.write(json.dumps(line) + "\n")
+                lines.append(json.dumps(line) + "\n")
                 print(line, flush=True)
+            with given.out.open("a") as file:
+                file.writelines(lines)
     print(table(_lines(given.out), given.data.name))
 
 
