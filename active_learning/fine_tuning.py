@@ -47,8 +47,7 @@ def plan(context: CycleContext, cycle_id: int) -> Plan:
     with context.ledger.session(write=False) as session:
         cycle = session.get_one(Cycle, cycle_id)
         project, champion = cycle.project, cycle.project.champion
-        snapshot = session.get_one(Snapshot, cycle.snapshot_id)
-        sha256 = snapshot.sha256
+        sha256 = session.get_one(Snapshot, cycle.snapshot_id).sha256
         version = registry.next_name(session, project)
     data = str(context.folder / "snapshots" / sha256 / "train")
     kept = _read(path)

@@ -49,7 +49,7 @@ class Sample(NamedTuple):
         valid: (S, S) bool: where the loss may look. False at nodata and in what was padded.
         weight: () float32, of the pair.
         prompt: (2 N, S, S) float32, a coarse version of the masks as `model.prompts.encode` makes it; zero
-            for a crop without one.
+            for a crop without one; (0, S, S) in a set that holds none.
     """
 
     image: Tensor
@@ -81,7 +81,8 @@ class SegmentationData(Dataset[Sample]):
         seed: of the augmentation.
         views: draw from so many augmented views of each crop, the same in every epoch and for every seed, of
             which the first is the crop as it is; None: from all.
-        prompted: share of the crops that come with a coarse version of their masks.
+        prompted: share of the crops that come with a coarse version of their masks; None: there are none,
+            and no planes for them.
         cache_bytes: of decoded images.
         max_pixels: of an image.
 
@@ -97,7 +98,7 @@ class SegmentationData(Dataset[Sample]):
         augment: bool = True,
         seed: int = 0,
         views: int | None = None,
-        prompted: float = 0.0,
+        prompted: float | None = None,
         cache_bytes: int = CACHE_BYTES,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
@@ -114,6 +115,7 @@ class SegmentationData(Dataset[Sample]):
         self._epoch: Tensor = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
         self._mean, self._std = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, STD))
         self._cache: dict[int, _Decoded] = {}
+        self._contents: dict[int, int] = {}  # digests of images, for the views
         self._crops: list[tuple[int, Window]] = []
         self._read_all(cache_bytes)
 
@@ -131,7 +133,7 @@ class SegmentationData(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         number, window = self._crops[index]
         decoded = self._decoded(number)
-        random = self._random(index, decoded, window) if self._augment else None
+        random = self._random(index) if self._augment else None
         if random is not None:
             window = _draw_window(decoded.valid, window, random)
         pixels = extract(decoded.pixels, window, self.size)
@@ -156,17 +158,24 @@ class SegmentationData(Dataset[Sample]):
             torch.from_numpy(self._prompt(index, planes)),
         )
 
-    def _random(self, index: int, decoded: _Decoded, window: Window) -> np.random.Generator | None:
+    def _random(self, index: int) -> np.random.Generator | None:
         """What a crop's augmentation is drawn from; None for the crop as it is."""
         epoch = int(self._epoch)
         if self._views is None:
             return np.random.default_rng([self._seed, epoch, index])
         view = (epoch + index) % self._views
-        content = int.from_bytes(blake2b(decoded.pixels.tobytes(), digest_size=8).digest())
-        return np.random.default_rng([content, window.row, window.col, view]) if view else None
+        if not view:
+            return None
+        number, window = self._crops[index]
+        if number not in self._contents:
+            digest = blake2b(self._decoded(number).pixels.tobytes(), digest_size=8).digest()
+            self._contents[number] = int.from_bytes(digest)
+        return np.random.default_rng([self._contents[number], window.row, window.col, view])
 
     def _prompt(self, index: int, masks: NDArray[np.bool_]) -> NDArray[np.float32]:
         """A coarse version of (N, S, S) masks, anew in every epoch, or none."""
+        if self._prompted is None:
+            return np.zeros((0, *masks.shape[1:]), np.float32)
         random = np.random.default_rng([self._seed, int(self._epoch), index, 1])
         if random.random() >= self._prompted:
             return np.zeros((2 * len(masks), *masks.shape[1:]), np.float32)

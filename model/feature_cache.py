@@ -84,8 +84,8 @@ class FeatureCache:
         if missing:
             maps = [m.permute(0, 2, 3, 1).half().cpu() for m in compute(images[missing])]  # (b, h, w, C)
             for n, i in enumerate(missing):
-                found[i] = [m[n] for m in maps]
-                self._store(paths[i], [m[n] for m in maps])
+                found[i] = of_crop = [m[n] for m in maps]
+                self._store(paths[i], of_crop)
         whole = [maps for maps in found if maps is not None]
         return [torch.stack(level).permute(0, 3, 1, 2) for level in zip(*whole, strict=True)]
 

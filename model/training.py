@@ -84,7 +84,7 @@ def train(
         torch.manual_seed(config.seed)
         model, origin = _start(init, classes, config)
         views = config.views_of(len(pairs), model.mode)
-        prompted = config.prompted if model.prompt is not None else 0.0
+        prompted = config.prompted if model.prompt is not None else None
         crops = SegmentationData(pairs, config.size, seed=config.seed, views=views, prompted=prompted)
         snapshot = _digest(pairs)
         frozen = _frozen_part(model.to(device), origin.trunk_sha256, config, device)
