@@ -16,14 +16,13 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from model.errors import ELNetError
-from model.predictor import ImagePrediction, Predictor
+from model.predictor import CUT, ImagePrediction, Predictor
 from model.prompts import signed_distance
 from model.raster import Raster
 
 Mask = NDArray[np.bool_]
 REACH = 12.0  # px
 SMALLEST = 24  # px
-CUT = 0.5
 
 
 class EnhancementError(ELNetError):

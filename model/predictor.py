@@ -19,6 +19,7 @@ from model.prompts import encode
 from model.raster import Raster
 from model.tiles import STRIDE, Window, extract, stitch, windows
 
+CUT = 0.5  # of the probability: foreground is above
 HALO_SHARE = 8  # a tile's halo is this part of its side
 
 

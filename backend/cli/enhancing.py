@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -10,11 +9,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from active_learning.quality import score, signals
-from backend.cli.folders import FolderError, groups, mask_files, pixels_at_a_time
+from backend.cli.folders import FolderError, mask_files, paths_of, quality_of, write_lines
 from backend.cli.progress import Report
-from model.enhance import CUT, Enhancement, enhance
-from model.errors import ELNetError
+from model.enhance import Enhancement, enhance
 from model.pairs import Pair, find_pairs, read_pair
 from model.predictor import Predictor
 from model.raster import Raster, write_mask, write_png
@@ -60,49 +57,33 @@ def enhance_folder(
     if out.absolute() == data.absolute():
         raise FolderError(f"{out}: the coarse masks are there and are not overwritten; name another folder")
     pairs, classes = find_pairs(data, predictor.card.classes)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lines = (out / ENHANCED).open("w", encoding="utf-8")
-    except OSError as error:
-        raise FolderError(f"{out}: cannot be written to ({error.strerror})") from error
-    errors: list[dict[str, Any]] = []
-    done = added = removed = 0
-    report("enhancing", 0, len(pairs))
-    with lines:
-        read = (_read(pair, max_pixels) for pair in pairs)
-        for group in groups(read, _size, pixels_at_a_time(predictor)):
-            whole = [item for item in group if not isinstance(item, ELNetError)]
-            found = iter(
-                enhance(
-                    predictor,
-                    [image for image, _ in whole],
-                    [masks for _, masks in whole],
-                    reach=reach,
-                    smallest=smallest,
-                )
-            )
-            for item in group:
-                pair = pairs[done]
-                row: dict[str, Any] = {"image": str(pair.image.absolute())}
-                if isinstance(item, ELNetError):
-                    row["error"] = str(item)
-                    errors.append(row)
-                else:
-                    row |= _write(out, pair, tuple(classes), item[0], next(found))
-                    row["model_version"] = predictor.version
-                    added += row["added"]
-                    removed += row["removed"]
-                lines.write(json.dumps(row) + "\n")
-                done += 1
-            lines.flush()
-            report("enhancing", done, len(pairs))
+
+    def read(number: int) -> tuple[Raster, NDArray[np.bool_]]:
+        raster, masks, _ = read_pair(pairs[number], max_pixels=max_pixels)
+        return raster, masks
+
+    def work(items: list[tuple[Raster, NDArray[np.bool_]]]) -> list[Enhancement]:
+        images, coarse = [image for image, _ in items], [masks for _, masks in items]
+        return enhance(predictor, images, coarse, reach=reach, smallest=smallest)
+
+    rows = write_lines(
+        out / ENHANCED,
+        [pair.image for pair in pairs],
+        predictor,
+        read=read,
+        size=lambda item: item[0].valid.size,
+        work=work,
+        write=lambda number, item, made: _write(out, pairs[number], tuple(classes), item[0], made),
+        report=lambda done: report("enhancing", done, len(pairs)),
+    )
+    errors = [row for row in rows if "error" in row]
     return {
         "n": len(pairs),
         "failed": len(errors),
         "errors": errors,
         "enhanced": str(out / ENHANCED),
-        "added": added,
-        "removed": removed,
+        "added": sum(row.get("added", 0) for row in rows),
+        "removed": sum(row.get("removed", 0) for row in rows),
         "model_version": predictor.version,
         "seconds": round(time.monotonic() - started, 1),
     }
@@ -117,19 +98,6 @@ def change_map(enhancement: Enhancement, plane: int) -> NDArray[np.uint8]:
     return canvas
 
 
-def _read(pair: Pair, max_pixels: int) -> tuple[Raster, NDArray[np.bool_]] | ELNetError:
-    """An image and its coarse masks, or what is wrong with them."""
-    try:
-        raster, masks, _ = read_pair(pair, max_pixels=max_pixels)
-    except ELNetError as error:
-        return error
-    return raster, masks
-
-
-def _size(item: tuple[Raster, NDArray[np.bool_]] | ELNetError) -> int:
-    return 0 if isinstance(item, ELNetError) else item[0].valid.size
-
-
 def _write(
     out: Path, pair: Pair, classes: tuple[str, ...], raster: Raster, enhancement: Enhancement
 ) -> dict[str, Any]:
@@ -139,16 +107,10 @@ def _write(
     for plane, name in enumerate(classes):
         write_mask(masks[name], enhancement.masks[plane], raster)
         write_png(changes[name], change_map(enhancement, plane))
-    answer = enhancement.prediction
     return {
-        "mask": _paths(masks),
-        "change": _paths(changes),
-        "quality": round(score(signals(answer.probability, answer.edge, CUT, raster.valid)), 6),
+        "mask": paths_of(masks),
+        "change": paths_of(changes),
+        "quality": quality_of(raster, enhancement.prediction),
         "added": int(enhancement.added.sum()),
         "removed": int(enhancement.removed.sum()),
     }
-
-
-def _paths(files: dict[str, Path]) -> str | dict[str, str]:
-    named = {name: str(path) for name, path in files.items()}
-    return named if len(named) > 1 else next(iter(named.values()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -14,12 +14,12 @@ from backend.cli.progress import Report
 from model.errors import ELNetError
 from model.metrics import SegmentationMetrics
 from model.pairs import SUFFIXES, find_pairs, read_pair
-from model.predictor import ImagePrediction, Predictor
-from model.raster import MAX_PIXELS, Raster, RasterError, open_raster, write_mask
+from model.predictor import CUT, ImagePrediction, Predictor
+from model.raster import MAX_PIXELS, Raster, open_raster, write_mask
 
-CUT: Final = 0.5  # of the probability: foreground is above
 PREDICTIONS: Final = "predictions.jsonl"
 T = TypeVar("T")
+Answer = TypeVar("Answer")
 
 
 class FolderError(ELNetError):
@@ -48,7 +48,7 @@ def evaluate_folder(
     report("evaluating", 0, len(pairs))
     done = 0
     read = (read_pair(pair, max_pixels=max_pixels) for pair in pairs)
-    for group in groups(read, lambda pair: pair[2].size, pixels_at_a_time(predictor)):
+    for group in _groups(read, lambda pair: pair[2].size, _pixels_at_a_time(predictor)):
         predictions = predictor.predict([raster for raster, _, _ in group])
         for (_, truth, valid), prediction in zip(group, predictions, strict=True):
             metrics.update(prediction.probability > CUT, truth, valid, name=pairs[done].stem)
@@ -82,30 +82,21 @@ def predict_folder(
     started = time.monotonic()
     paths = find_images(images)
     names = _mask_names(paths)
-    errors = []
-    done = 0
-    report("predicting", 0, len(paths))
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lines = (out / PREDICTIONS).open("w", encoding="utf-8")
-    except OSError as error:
-        raise FolderError(f"{out}: cannot be written to ({error.strerror})") from error
-    with lines:
-        for group in groups((_open(path, max_pixels) for path in paths), _size, pixels_at_a_time(predictor)):
-            predictions = iter(predictor.predict([item for item in group if isinstance(item, Raster)]))
-            for item in group:
-                path = paths[done]
-                row: dict[str, Any] = {"image": str(path.absolute())}
-                if isinstance(item, Raster):
-                    files = mask_files(out / "masks", predictor.card.classes, names[done])
-                    row |= _write(item, next(predictions), files) | {"model_version": predictor.version}
-                else:
-                    row["error"] = str(item)
-                    errors.append(row)
-                lines.write(json.dumps(row) + "\n")
-                done += 1
-            lines.flush()
-            report("predicting", done, len(paths))
+
+    def write(number: int, raster: Raster, prediction: ImagePrediction) -> dict[str, Any]:
+        return _write(raster, prediction, mask_files(out / "masks", predictor.card.classes, names[number]))
+
+    rows = write_lines(
+        out / PREDICTIONS,
+        paths,
+        predictor,
+        read=lambda number: open_raster(paths[number], max_pixels=max_pixels),
+        size=lambda raster: raster.valid.size,
+        work=predictor.predict,
+        write=write,
+        report=lambda done: report("predicting", done, len(paths)),
+    )
+    errors = [row for row in rows if "error" in row]
     return {
         "n": len(paths),
         "failed": len(errors),
@@ -114,6 +105,69 @@ def predict_folder(
         "model_version": predictor.version,
         "seconds": round(time.monotonic() - started, 1),
     }
+
+
+def write_lines(
+    file: Path,
+    images: Sequence[Path],
+    predictor: Predictor,
+    *,
+    read: Callable[[int], T],
+    size: Callable[[T], int],
+    work: Callable[[list[T]], Iterable[Answer]],
+    write: Callable[[int, T, Answer], dict[str, Any]],
+    report: Callable[[int], None],
+) -> list[dict[str, Any]]:
+    """Work off images in batches of tiles, a line of JSON for each; a broken one spoils only its own.
+
+    Args:
+        file: gets the lines: image, model_version and what `write` says of it, or image and error.
+        images: the files, which the lines name.
+        predictor: the model.
+        read: an image's number -> what is worked on; an ELNetError is that image's error.
+        size: its pixels.
+        work: what was read -> an answer for each.
+        write: number, what was read and its answer -> what its line says; writes the image's own files.
+        report: told how many are done.
+
+    Returns:
+        The lines.
+
+    Raises:
+        FolderError: the file's folder cannot be written to.
+    """
+    rows: list[dict[str, Any]] = []
+    report(0)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lines = file.open("w", encoding="utf-8")
+    except OSError as error:
+        raise FolderError(f"{file.parent}: cannot be written to ({error.strerror})") from error
+
+    def attempt(number: int) -> T | ELNetError:
+        try:
+            return read(number)
+        except ELNetError as error:
+            return error
+
+    def size_of(item: T | ELNetError) -> int:
+        return 0 if isinstance(item, ELNetError) else size(item)
+
+    with lines:
+        items = map(attempt, range(len(images)))
+        for group in _groups(items, size_of, _pixels_at_a_time(predictor)):
+            answers = iter(work([item for item in group if not isinstance(item, ELNetError)]))
+            for item in group:
+                row: dict[str, Any] = {"image": str(images[len(rows)].absolute())}
+                if isinstance(item, ELNetError):
+                    row["error"] = str(item)
+                else:
+                    row |= write(len(rows), item, next(answers)) | {"model_version": predictor.version}
+                lines.write(json.dumps(row) + "\n")
+                rows.append(row)
+            lines.flush()
+            report(len(rows))
+    return rows
 
 
 def find_images(folder: Path) -> list[Path]:
@@ -155,12 +209,7 @@ def _write(raster: Raster, prediction: ImagePrediction, files: dict[str, Path]) 
     """Write an image's masks; returns what its line says of them."""
     for probability, file in zip(prediction.probability, files.values(), strict=True):
         write_mask(file, probability > CUT, raster)
-    measured = signals(prediction.probability, prediction.edge, CUT, raster.valid)
-    masks = {class_: str(file) for class_, file in files.items()}
-    row: dict[str, Any] = {
-        "mask": masks if len(masks) > 1 else next(iter(masks.values())),
-        "quality": round(score(measured), 6),
-    }
+    row: dict[str, Any] = {"mask": paths_of(files), "quality": quality_of(raster, prediction)}
     if raster.affine is not None:
         row["affine"] = list(raster.affine)
     if raster.crs is not None:
@@ -168,24 +217,23 @@ def _write(raster: Raster, prediction: ImagePrediction, files: dict[str, Path]) 
     return row
 
 
-def _open(path: Path, max_pixels: int) -> Raster | RasterError:
-    """An image, or what is wrong with it."""
-    try:
-        return open_raster(path, max_pixels=max_pixels)
-    except RasterError as error:
-        return error
+def paths_of(files: dict[str, Path]) -> str | dict[str, str]:
+    """The files of an image as its line holds them: a path, or with several classes a path for each."""
+    paths = {class_: str(file) for class_, file in files.items()}
+    return paths if len(paths) > 1 else next(iter(paths.values()))
 
 
-def _size(item: Raster | RasterError) -> int:
-    return item.valid.size if isinstance(item, Raster) else 0
+def quality_of(raster: Raster, prediction: ImagePrediction) -> float:
+    """The predicted IoU of an image's masks."""
+    return round(score(signals(prediction.probability, prediction.edge, CUT, raster.valid)), 6)
 
 
-def pixels_at_a_time(predictor: Predictor) -> int:
+def _pixels_at_a_time(predictor: Predictor) -> int:
     """Images are held until they fill a batch of tiles."""
     return predictor.batch_size * predictor.tile**2
 
 
-def groups(items: Iterable[T], size: Callable[[T], int], enough: int) -> Iterator[list[T]]:
+def _groups(items: Iterable[T], size: Callable[[T], int], enough: int) -> Iterator[list[T]]:
     """Lists of items in their order, each closed as soon as its sizes reach `enough`."""
     group: list[T] = []
     total = 0
