@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from PIL import Image
 from pydantic import SecretStr
 from werkzeug.serving import make_server
 
@@ -401,3 +402,20 @@ def installation(
     web.shutdown()
     web.server_close()
     thread.join()
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Three images of different sizes, each with a mask that is its bright rectangle."""
+    random = np.random.default_rng(0)
+    folder = tmp_path / "data"
+    for part in ("images", "masks"):
+        (folder / part).mkdir(parents=True)
+    for stem, (height, width) in {"a": (64, 64), "b": (40, 90), "c": (130, 70)}.items():
+        pixels = random.integers(0, 120, (height, width, 3), dtype=np.uint8)
+        mask = np.zeros((height, width), np.uint8)
+        mask[10:30, 5:40] = 255
+        pixels[mask > 0] += 120
+        Image.fromarray(pixels).save(folder / "images" / f"{stem}.png")
+        Image.fromarray(mask).save(folder / "masks" / f"{stem}.png")
+    return folder

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 
@@ -31,22 +30,6 @@ def make_checkpoint(folder: Path, *, prompt: bool = True, classes: tuple[str, ..
         torch.nn.init.normal_(head.weight, std=3)
     card = ModelCard("nano-0001", "random-nano", sha256, classes, 64, model.architecture)
     save_checkpoint(folder, model, card)
-    return folder
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    """Three images with a coarse rectangle each."""
-    random = np.random.default_rng(0)
-    folder = tmp_path / "data"
-    for part in ("images", "masks"):
-        (folder / part).mkdir(parents=True)
-    for stem, (height, width) in SIZES.items():
-        pixels = random.integers(0, 255, (height, width, 3), dtype=np.uint8)
-        mask = np.zeros((height, width), np.uint8)
-        mask[10:30, 5:40] = 255
-        Image.fromarray(pixels).save(folder / "images" / f"{stem}.png")
-        Image.fromarray(mask).save(folder / "masks" / f"{stem}.png")
     return folder
 
 

@@ -55,23 +55,6 @@ def checkpoint_of_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
 SIZES = {"a": (64, 64), "b": (40, 90), "c": (130, 70)}  # height, width
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    """Three images whose truth is a bright rectangle."""
-    random = np.random.default_rng(0)
-    folder = tmp_path / "data"
-    for part in ("images", "masks"):
-        (folder / part).mkdir(parents=True)
-    for stem, (height, width) in SIZES.items():
-        pixels = random.integers(0, 120, (height, width, 3), dtype=np.uint8)
-        mask = np.zeros((height, width), np.uint8)
-        mask[10:30, 5:40] = 255
-        pixels[mask > 0] += 120
-        Image.fromarray(pixels).save(folder / "images" / f"{stem}.png")
-        Image.fromarray(mask).save(folder / "masks" / f"{stem}.png")
-    return folder
-
-
 def rows_of(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
 
