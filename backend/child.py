@@ -8,12 +8,14 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import BaseModel, SecretStr
 
+from backend import end_with_parent
 from backend.settings import Settings
 from model.errors import ELNetError
 
@@ -77,9 +79,11 @@ class Child:
     env: dict[str, str]
     log: Path
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    _watcher: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     def start(self) -> None:
-        """Start the process in a group of its own; its output goes to `log`."""
+        """Start the process in a group of its own, to end when this one does; its output goes to `log`."""
+        self._unwatch()
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as out:
             self.process = subprocess.Popen(
@@ -90,6 +94,11 @@ class Child:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        self._watcher = subprocess.Popen(
+            [sys.executable, "-I", "-S", end_with_parent.__file__, str(self.process.pid)],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
 
     def exit_status(self) -> int | None:
         """The exit status, or None while it runs."""
@@ -108,6 +117,7 @@ class Child:
         """SIGKILL to the whole group, also to what the process left behind when it died."""
         if self.process is None:
             return
+        self._unwatch()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -117,3 +127,9 @@ class Child:
         if not self.log.is_file():
             return "(no output)"
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-count:])
+
+    def _unwatch(self) -> None:
+        if self._watcher is not None:
+            self._watcher.kill()
+            self._watcher.communicate()  # closes the pipe as well
+            self._watcher = None

@@ -96,6 +96,24 @@ def test_what_is_no_setting_is_inherited(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "ELNET_WEB" not in given
 
 
+PARENT = """
+import os, sys, time
+from pathlib import Path
+from backend.child import Child
+child = Child("little", [sys.executable, "-S", "-c", sys.argv[1]], dict(os.environ), Path(sys.argv[2]))
+child.start()
+while "ready" not in child.last_lines():
+    time.sleep(0.02)
+print(child.process.pid, child._watcher.pid, flush=True)
+time.sleep(60)
+"""
+TIDY = (
+    "import signal, sys, time\n"
+    "signal.signal(signal.SIGTERM, lambda *_: (print('tidy', flush=True), sys.exit(0)))\n"
+    "print('ready', flush=True)\ntime.sleep(60)"
+)
+
+
 def child_of(tmp_path: Path, code: str, **env: str) -> Child:
     return Child(
         "little", [sys.executable, "-S", "-c", code], {**os.environ, **env}, tmp_path / "logs" / "little.log"
@@ -137,15 +155,11 @@ def test_a_child_logs_and_its_end_is_told(tmp_path: Path) -> None:
     assert child.exit_status() == 3
     assert child.last_lines() == "hello\nhello"  # a restart goes on with the same log
     assert child.last_lines(1) == "hello"
+    child.stop()
 
 
 def test_stopping_is_asked_for_first(tmp_path: Path) -> None:
-    code = (
-        "import signal, sys, time\n"
-        "signal.signal(signal.SIGTERM, lambda *_: (print('tidy', flush=True), sys.exit(0)))\n"
-        "print('ready', flush=True)\ntime.sleep(60)"
-    )
-    child = child_of(tmp_path, code)
+    child = child_of(tmp_path, TIDY)
     child.start()
     wait_for(child, "ready")
     assert child.exit_status() is None
@@ -191,6 +205,26 @@ def test_what_a_dead_child_left_behind_is_killed_too(tmp_path: Path) -> None:
     assert lives(young)
     child.stop()
     assert gone(young)
+
+
+def test_a_child_ends_with_a_parent_that_was_killed(tmp_path: Path) -> None:
+    log = tmp_path / "little.log"
+    command = [sys.executable, "-c", PARENT, TIDY, str(log)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        child, watcher = map(int, parent.stdout.readline().split())
+        parent.kill()
+    assert gone(child)
+    assert gone(watcher)
+    assert log.read_text() == "ready\ntidy\n"  # it was asked first
+
+
+def test_a_child_that_was_stopped_leaves_no_watcher(tmp_path: Path) -> None:
+    child = child_of(tmp_path, "import time; time.sleep(60)")
+    for _ in range(2):
+        child.start()
+        watcher = child._watcher.pid
+        child.stop()
+        assert gone(watcher)
 
 
 def test_a_second_ctrl_c_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
