@@ -127,11 +127,11 @@ def _read(path: Path) -> Plan | None:
 
 
 def _fits(champion: ModelVersion, project: Project, config: Mapping[str, Any]) -> bool:
-    """Whether training can start from the champion: the same classes, the same trunk, the same mode."""
+    """Whether training can start from the champion: the same classes, the same trunk, mode and scale."""
     card = read_card(Path(champion.path))
-    asked = {name: config[name] for name in ("trunk", "mode") if config.get(name) is not None}
-    known = {"trunk": card.trunk, "mode": card.architecture.get("mode")}
-    return list(card.classes) == project.classes and asked == {name: known[name] for name in asked}
+    asked = {name: config[name] for name in ("trunk", "mode", "scale") if config.get(name) is not None}
+    known = {"scale": 1.0, **card.architecture, "trunk": card.trunk}
+    return list(card.classes) == project.classes and asked == {name: known.get(name) for name in asked}
 
 
 def _sentence(said: Mapping[str, Any]) -> str:

@@ -46,6 +46,7 @@ class SAM2ELNet(nn.Module):
         adapter_dim: the adapters' bottleneck.
         width: channels of the decoder, a multiple of 8.
         prompt: whether the network also takes a coarse mask, to make it better.
+        scale: the trunk sees the image so many times as large; masks keep the image's own size.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class SAM2ELNet(nn.Module):
         adapter_dim: int = 32,
         width: int = 64,
         prompt: bool = False,
+        scale: float = 1.0,
     ):
         super().__init__()
         self.architecture: dict[str, Any] = {
@@ -65,9 +67,10 @@ class SAM2ELNet(nn.Module):
             "adapter_dim": adapter_dim,
             "width": width,
             "prompt": prompt,
+            "scale": scale,
         }
         self.mode = mode
-        self.encoder = AdaptedTrunk(trunk, spec, mode=mode, adapter_dim=adapter_dim)
+        self.encoder = AdaptedTrunk(trunk, spec, mode=mode, adapter_dim=adapter_dim, scale=scale)
         self.receptive = nn.ModuleList(ReceptiveFieldBlock(c, width) for c in spec.channels)
         self.decoder = nn.ModuleList(DecoderStage(width, classes) for _ in range(3))
         self.prompt = MaskPrompt(width, classes) if prompt else None
@@ -86,20 +89,22 @@ class SAM2ELNet(nn.Module):
         """Features of the adapted trunk -> output.
 
         Args:
-            stages: 4 x (B, C_i, H/s, W/s), s = 4, 8, 16, 32.
-            size: H, W.
+            stages: 4 x (B, C_i, h/s, w/s), s = 4, 8, 16, 32, of the resampled image.
+            size: H, W of the image itself.
             prompt: (B, 2 N, H, W) coarse masks; a network without prompts does not hear it.
         """
         embedding = stages[-1].mean(dim=(2, 3))  # (B, C_3)
         blocks = zip(self.receptive, stages, strict=True)
-        y, *skips = reversed([block(f) for block, f in blocks])  # (B, width, H/s, W/s), s = 32; 16, 8, 4
+        y, *skips = reversed([block(f) for block, f in blocks])  # (B, width, h/s, w/s), s = 32; 16, 8, 4
         if self.prompt is not None and prompt is not None:
-            skips = [skip + said for skip, said in zip(skips, self.prompt(prompt), strict=True)]
+            height, width = stages[0].shape[-2:]
+            seen = _resize(prompt, torch.Size((4 * height, 4 * width)))  # (B, 2 N, h, w)
+            skips = [skip + said for skip, said in zip(skips, self.prompt(seen), strict=True)]
 
         masks, edges = [], []
         for stage, head, skip in zip(self.decoder, self.heads, skips, strict=True):
-            y, edge = stage(y, skip)  # (B, width, H/s, W/s), (B, N, H/s, W/s), s = 16, 8, 4
-            masks.append(head(y))  # (B, N, H/s, W/s)
+            y, edge = stage(y, skip)  # (B, width, h/s, w/s), (B, N, h/s, w/s), s = 16, 8, 4
+            masks.append(head(y))  # (B, N, h/s, w/s)
             edges.append(edge)
         if not self.training:  # the coarser maps serve the losses only
             masks, edges = masks[-1:], edges[-1:]
@@ -121,6 +126,6 @@ class SAM2ELNet(nn.Module):
         self.load_state_dict(trunk | state)
 
 
-def _resize(logits: Tensor, size: torch.Size) -> Tensor:
+def _resize(maps: Tensor, size: torch.Size) -> Tensor:
     # float32: at bfloat16's 8 bits, interpolated logits come in visible steps
-    return F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)
+    return F.interpolate(maps.float(), size=size, mode="bilinear", align_corners=False)

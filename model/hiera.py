@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from model.blocks import Adapter
 from model.errors import ELNetError
+from model.tiles import STRIDE
 
 Mode = Literal["full", "late", "cached"]
 MODES: Final[tuple[Mode, ...]] = get_args(Mode)
@@ -194,6 +195,14 @@ def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v)
 
 
+def resample(x: Tensor, scale: float) -> Tensor:
+    """(B, C, H, W) -> the same `scale` times as large, each side to the nearest multiple of 32 there is."""
+    if scale == 1:
+        return x
+    size = [max(STRIDE, round(side * scale / STRIDE) * STRIDE) for side in x.shape[-2:]]
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=True)
+
+
 class AdaptedTrunk(nn.Module):
     """Image -> the features of four stages, through a frozen trunk that adapters steer.
 
@@ -204,11 +213,16 @@ class AdaptedTrunk(nn.Module):
     - "late": before the blocks of the last stage, and on the maps of the three other stages.
     - "cached": on the maps of the four stages.
 
-    The trunk has no gradients and stays in eval mode whatever mode its parent is put in.
+    The trunk has no gradients and stays in eval mode whatever mode its parent is put in. It sees the image
+    resampled by `scale`: larger for objects of a few pixels, smaller where a pixel says little by itself (the
+    speckle of SAR). The trunk's cost goes with the square.
     """
 
-    def __init__(self, trunk: Any, spec: TrunkSpec, *, mode: str = "full", adapter_dim: int = 32):
+    def __init__(
+        self, trunk: Any, spec: TrunkSpec, *, mode: str = "full", adapter_dim: int = 32, scale: float = 1.0
+    ):
         super().__init__()
+        self.scale = scale
         if mode not in MODES:
             raise TrunkError(f"unknown mode {mode!r} of the adapters; choose one of {', '.join(MODES)}")
         stages = {"full": 0, "late": 3, "cached": 4}[mode]  # so many never change
@@ -232,11 +246,12 @@ class AdaptedTrunk(nn.Module):
 
         Returns:
             The maps of as many stages as never change, (B, C_i, H/s, W/s) at stride s = 4, 8, 16, 32; in mode
-            "full" the embedded patches, (B, C_0, H/4, W/4). All are channels last in memory.
+            "full" the embedded patches, (B, C_0, H/4, W/4). H and W here are those of the resampled image.
+            All are channels last in memory.
         """
         trunk = self.trunk
         with torch.no_grad():
-            x = trunk.patch_embed(x)  # (B, H/4, W/4, C_0)
+            x = trunk.patch_embed(resample(x, self.scale))  # (B, H/4, W/4, C_0)
             x = x + trunk._get_pos_embed(x.shape[1:3])
             maps = []
             for i, block in enumerate(trunk.blocks[: self._first]):
@@ -249,7 +264,7 @@ class AdaptedTrunk(nn.Module):
         """Go on from what `frozen` gave.
 
         Returns:
-            Four maps (B, C_i, H/s, W/s) at stride s = 4, 8, 16, 32.
+            Four maps (B, C_i, H/s, W/s) at stride s = 4, 8, 16, 32 of the resampled image.
         """
         trunk = self.trunk
         maps = []
@@ -264,5 +279,5 @@ class AdaptedTrunk(nn.Module):
         return maps
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) normalised image -> four maps (B, C_i, H/s, W/s) at stride s = 4, 8, 16, 32."""
+        """(B, 3, H, W) normalised image -> what `adapted` returns."""
         return self.adapted(self.frozen(x))

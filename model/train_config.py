@@ -59,6 +59,8 @@ class TrainConfig:
         workers: processes that make crops; None: none beside a CPU, up to 8 beside a GPU.
         adapter_dim: bottleneck of the adapters, of a network that starts anew.
         width: channels of its decoder.
+        scale: so many times as large its trunk sees the images; None: as they are. See
+            `model.hiera.AdaptedTrunk`.
     """
 
     trunk: str = "sam2-hiera-tiny"
@@ -82,6 +84,7 @@ class TrainConfig:
     workers: Annotated[int, Field(ge=0)] | None = None
     adapter_dim: Count = 32
     width: Annotated[int, Field(ge=8, multiple_of=8)] = 64
+    scale: Annotated[float, Field(ge=0.25, le=4)] | None = None
 
     def epochs_of(self, batches: int, *, warm: bool = False) -> int:
         """The passes over a set of so many batches, from a checkpoint (`warm`) or anew."""

@@ -126,6 +126,7 @@ def _start(init: Path | None, classes: Sequence[str], config: TrainConfig) -> tu
             adapter_dim=config.adapter_dim,
             width=config.width,
             prompt=config.prompted > 0,
+            scale=config.scale or 1.0,
         )
         card = ModelCard("", config.trunk, digest, tuple(classes), config.size, model.architecture)
         return model, card
@@ -143,6 +144,11 @@ def _start(init: Path | None, classes: Sequence[str], config: TrainConfig) -> tu
         raise TrainingError(
             f"the adapters of {init} are of mode {model.mode}, not {config.mode}; set mode: {model.mode}, or "
             "start from no checkpoint"
+        )
+    if config.scale not in (None, scale := model.encoder.scale):
+        raise TrainingError(
+            f"{init} sees images at scale {scale:g}, not {config.scale:g}; set scale: {scale:g}, or start "
+            "from no checkpoint"
         )
     if config.prompted and model.prompt is None:
         raise TrainingError(
@@ -178,7 +184,7 @@ def _frozen_part(
 
     if model.mode == "full" or not config.cache_gb:
         return compute
-    network = f"{trunk_sha256} {model.mode} {'bf16' if half else 'fp32'}"
+    network = f"{trunk_sha256} {model.mode} {'bf16' if half else 'fp32'} x{model.encoder.scale:g}"
     cache = FeatureCache(features_folder(), int(config.cache_gb * 1e9), network)
 
     def kept(images: Tensor) -> list[Tensor]:

@@ -74,6 +74,9 @@ def train(
     mode: Annotated[
         str | None, typer.Option(metavar="full|late|cached", help="Where the adapters stand.")
     ] = None,
+    scale: Annotated[
+        float | None, typer.Option(help="The trunk sees the images so many times as large, 0.25 to 4.")
+    ] = None,
     prompted: Annotated[
         float | None, typer.Option(min=0, max=1, help="Share of crops that come with a coarse mask.")
     ] = None,
@@ -94,7 +97,7 @@ def train(
         inherited = {"trunk": card.trunk, "size": card.size}
     chosen = {
         "limit": limit, "epochs": epochs, "size": size, "batch_size": batch_size, "lr": lr, "trunk": trunk,
-        "mode": mode, "prompted": prompted, "device": device, "seed": seed,
+        "mode": mode, "scale": scale, "prompted": prompted, "device": device, "seed": seed,
     }  # fmt: skip
     config = training.TrainConfig.from_mapping(
         inherited | {key: value for key, value in chosen.items() if value is not None}

@@ -180,10 +180,16 @@ def test_training_begins_anew_when_the_classes_changed(rig: Rig) -> None:
 
 @pytest.mark.parametrize(
     ("change", "goes_on"),
-    [({"trunk": "sam2-hiera-tiny"}, False), ({"mode": "late"}, False), ({"mode": "full"}, True)],
+    [
+        ({"trunk": "sam2-hiera-tiny"}, False),
+        ({"mode": "late"}, False),
+        ({"mode": "full"}, True),
+        ({"scale": 0.5}, False),
+        ({"scale": 1.0}, True),
+    ],
 )
-def test_training_begins_anew_with_another_trunk_or_mode(
-    rig: Rig, change: dict[str, str], goes_on: bool
+def test_training_begins_anew_with_another_trunk_mode_or_scale(
+    rig: Rig, change: dict[str, Any], goes_on: bool
 ) -> None:
     rig.champion()
     with rig.ledger.session() as session:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -10,9 +12,10 @@ from model.hiera import TRUNKS, TrunkError, build_trunk
 NANO = TRUNKS["random-nano"]
 
 
-def nano(classes: int = 1, width: int = 16) -> SAM2ELNet:
+def nano(classes: int = 1, width: int = 16, **others: Any) -> SAM2ELNet:
     torch.manual_seed(0)
-    return SAM2ELNet(build_trunk("random-nano", None), NANO, classes, adapter_dim=4, width=width)
+    trunk = build_trunk("random-nano", None)
+    return SAM2ELNet(trunk, NANO, classes, adapter_dim=4, width=width, **others)
 
 
 def image(*shape: int) -> Tensor:
@@ -27,6 +30,26 @@ def test_shapes_in_training(classes: int, size: tuple[int, int]) -> None:
     assert len(maps) == 6
     assert {tuple(m.shape) for m in maps} == {(2, classes, *size)}
     assert output.embedding.shape == (2, NANO.channels[-1])
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.5, 2])
+@pytest.mark.parametrize("mode", ["full", "cached"])
+def test_masks_keep_the_images_size_whatever_the_trunk_sees(mode: str, scale: float) -> None:
+    model, x = nano(mode=mode, scale=scale, prompt=True).train(), image(2, 3, 64, 96)
+    stages = model.encoder(x)
+    assert stages[0].shape[-2:] == (64 * scale // 4, round(96 * scale / 32) * 32 // 4)
+    output = model(x, image(2, 2, 64, 96).sign())
+    assert {tuple(m.shape) for m in (output.mask, output.edge, *output.sides)} == {(2, 1, 64, 96)}
+
+
+def test_a_scale_is_the_same_as_an_image_of_that_size() -> None:
+    x = image(1, 3, 64, 64)
+    half = torch.nn.functional.interpolate(x, scale_factor=0.5, mode="bilinear", antialias=True)
+    with torch.no_grad():
+        ours = nano(scale=0.5).eval().encoder(x)
+        theirs = nano().eval().encoder(half)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def test_in_eval_mode_the_coarser_maps_are_left_out_and_the_mask_is_the_same() -> None:
@@ -103,10 +126,16 @@ def test_state_of_another_network_is_refused(change: str) -> None:
 
 
 def test_the_architecture_rebuilds_the_network() -> None:
-    model = nano(2, width=24)
+    model = nano(2, width=24, scale=0.5)
     again = SAM2ELNet(build_trunk("random-nano", None), NANO, 2, **model.architecture)
     again.load_trainable_state(model.trainable_state())
-    assert again.architecture == {"mode": "full", "adapter_dim": 4, "width": 24, "prompt": False}
+    assert again.architecture == {
+        "mode": "full",
+        "adapter_dim": 4,
+        "width": 24,
+        "prompt": False,
+        "scale": 0.5,
+    }
 
 
 def test_unknown_mode_is_refused() -> None:

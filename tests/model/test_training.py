@@ -178,6 +178,8 @@ def test_what_is_frozen_is_computed_once(
     assert child.architecture["mode"] == mode
     without = train(data, tmp_path / "without", replace(config, cache_gb=0.0))
     assert sum(seen) == 4 * 3 + 4 * 12
+    train(data, tmp_path / "half", replace(config, scale=0.5))
+    assert sum(seen) == 4 * 3 + 4 * 12 + 4 * 3  # its features are others
     assert first.weights_sha256 == again.weights_sha256
     assert without.metrics["loss"] == pytest.approx(first.metrics["loss"], rel=0.05)  # float16 lies between
     assert (elnet_home / "features").is_dir()
@@ -187,6 +189,15 @@ def test_a_checkpoint_of_another_mode_is_no_start(data: Path, tmp_path: Path) ->
     train(data, tmp_path / "parent", NANO)
     with pytest.raises(TrainingError, match="of mode full, not late; set mode: full"):
         train(data, tmp_path / "child", replace(NANO, mode="late"), init=tmp_path / "parent")
+
+
+def test_the_trunk_sees_images_at_the_scale_of_the_settings(data: Path, tmp_path: Path) -> None:
+    card = train(data, tmp_path / "parent", replace(NANO, scale=2.0))
+    assert card.architecture["scale"] == 2.0
+    child = train(data, tmp_path / "child", NANO, init=tmp_path / "parent")
+    assert child.architecture["scale"] == 2.0
+    with pytest.raises(TrainingError, match=r"at scale 2, not 0\.5; set scale: 2"):
+        train(data, tmp_path / "other", replace(NANO, scale=0.5), init=tmp_path / "parent")
 
 
 def test_coarse_masks_for_a_checkpoint_that_takes_none_are_refused(data: Path, tmp_path: Path) -> None:
