@@ -1,4 +1,4 @@
-"""Losses: weighted IoU + BCE on every mask map, BCE + Dice on every boundary map. Nodata counts nowhere.
+"""Losses: IoU + BCE on every mask map, BCE + Dice on every boundary map. Nodata counts nowhere.
 
 `valid` is (B, H, W) bool, False at nodata. Targets are (B, N, H, W) float in {0, 1}.
 """
@@ -19,6 +19,7 @@ def elnet_loss(
     importance: Tensor | None = None,
     *,
     edge_weight: float = 1.0,
+    structure: float = 0.0,
 ) -> Tensor:
     """The training loss: deep supervision with equal weights over the stages, of masks and of boundaries.
 
@@ -28,13 +29,14 @@ def elnet_loss(
         valid: (B, H, W) bool.
         importance: (B,) factor of each image's loss; default 1.
         edge_weight: of the boundaries' part.
+        structure: how much more pixels near a mask's outline weigh, see `structure_weight`; 0: none does.
 
     Returns:
         () float32.
     """
     importance = target.new_ones(len(target)) if importance is None else importance
     v = valid[:, None].to(target.dtype)  # (B, 1, H, W)
-    weight = structure_weight(target, v)
+    weight = structure_weight(target, v, structure) if structure else v.expand_as(target)
     masks = [output.mask, *output.sides]
     mask_losses = [structure_loss(m, target, weight) for m in masks]
     boundary, certain = boundary_of(target, v)
@@ -44,21 +46,23 @@ def elnet_loss(
     return (importance[:, None] * each).mean()
 
 
-def structure_weight(target: Tensor, valid: Tensor) -> Tensor:
+def structure_weight(target: Tensor, valid: Tensor, strength: float = 5.0) -> Tensor:
     """Weight of each pixel: 1 + 5 |avgpool31(m) - m|, 0 at nodata (F3Net, arXiv 1911.11445, section 3.4).
 
-    Pixels whose neighbourhood differs from them weigh up to 6 times. The mean is taken over valid pixels
+    Pixels whose neighbourhood differs from them weigh up to 6 times: where outlines were drawn coarsely, that
+    is a heavy weight on the labels' own errors. The mean is taken over valid pixels
     only: counting the padding as background would make every object at the image border look like an edge.
 
     Args:
         target: (B, N, H, W) in {0, 1}.
         valid: (B, 1, H, W) in {0, 1}.
+        strength: F3Net's 5.
 
     Returns:
         (B, N, H, W).
     """
     mean = _box_sum(target * valid) / _box_sum(valid).clamp(min=1)
-    return (1 + 5 * (mean - target).abs()) * valid
+    return (1 + strength * (mean - target).abs()) * valid
 
 
 def _box_sum(x: Tensor, size: int = 31) -> Tensor:
@@ -68,7 +72,7 @@ def _box_sum(x: Tensor, size: int = 31) -> Tensor:
 
 
 def structure_loss(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """Weighted BCE + weighted IoU of each map (F3Net, eqs. 5 to 8), (B, N); 0 for one without valid pixels.
+    """BCE + IoU of each map, weighted (F3Net, eqs. 5 to 8), (B, N); 0 for one without valid pixels.
 
     The BCE is reduced per pixel: SAM2-UNet's released code passes the legacy `reduce="none"`, which averages
     first and so loses the weights.

@@ -43,6 +43,8 @@ class TrainConfig:
         weight_decay: of AdamW.
         clip: largest norm of the gradient.
         edge_weight: of the boundary loss against the mask loss.
+        structure: how much more pixels near a mask's outline weigh in the mask loss, see
+            `model.losses.structure_weight`; 5 is SAM2-UNet's.
         seed: of initial weights, order and augmentation. On a CPU the same seed and number of threads give
             the same weights, bit for bit.
         limit: train on so many images, drawn by the seed; None: all.
@@ -73,6 +75,7 @@ class TrainConfig:
     weight_decay: NotNegative = 5e-4
     clip: Positive = 1.0
     edge_weight: NotNegative = 1.0
+    structure: NotNegative = 5.0
     seed: Annotated[int, Field(ge=0)] = 0
     limit: Count | None = None
     device: str = "auto"

@@ -221,7 +221,9 @@ def _fit(
             masks, valid, weight, prompt = (t.to(device, non_blocking=True) for t in sample[1:])
             with autocast(device, config.precision):
                 output = model.decode(model.encoder.adapted(kept), masks.shape[-2:], prompt)
-            loss = elnet_loss(output, masks, valid, weight, edge_weight=config.edge_weight)
+            loss = elnet_loss(
+                output, masks, valid, weight, edge_weight=config.edge_weight, structure=config.structure
+            )
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             norm = nn.utils.clip_grad_norm_(trained, config.clip).item()
