@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from active_learning import registry
 from active_learning.context import CycleContext
@@ -17,6 +17,9 @@ from active_learning.ledger import Cycle, ModelVersion, Project, Snapshot
 from active_learning.ledger.failures import LedgerError
 from active_learning.training_process import run_training
 from model.checkpoint import CheckpointError, load_checkpoint, read_card
+from model.hiera import Mode
+
+MODE: Final[Mode] = "cached"  # of a project's first network: what a cycle changes is a small part of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,8 @@ def plan(context: CycleContext, cycle_id: int) -> Plan:
         return kept
     config = {**context.training, **project.training, "device": context.device}
     parent = champion if champion is not None and _fits(champion, project, config) else None
+    if parent is None and config.get("mode") is None:
+        config["mode"] = MODE
     made = Plan(
         data=data,
         out=str(context.folder / "models" / f"cycle-{cycle_id}"),

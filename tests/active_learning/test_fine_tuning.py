@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +200,20 @@ def test_training_begins_anew_with_another_trunk_mode_or_scale(
 
 def test_the_projects_settings_go_before_the_workers(rig: Rig) -> None:
     rig.context.training = {"trunk": "sam2-hiera-tiny", "seed": 7}
-    assert rig.plan().config == {**NANO, "seed": 7, "device": "cpu"}
+    assert rig.plan().config == {**NANO, "seed": 7, "device": "cpu", "mode": "cached"}
+
+
+def test_a_first_network_keeps_the_trunk_as_it_is_and_a_champions_mode_stays(rig: Rig) -> None:
+    assert rig.plan().config["mode"] == "cached"
+    shutil.rmtree(rig.folder / "cycles")
+    rig.context.training = {"mode": "late"}
+    assert rig.plan().config["mode"] == "late"
+    shutil.rmtree(rig.folder / "cycles")
+    rig.context.training = {}
+    rig.champion()
+    goes_on = rig.plan()
+    assert goes_on.init is not None
+    assert "mode" not in goes_on.config
 
 
 def test_an_error_of_training_names_thing_and_log(rig: Rig) -> None:
