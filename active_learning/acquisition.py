@@ -1,16 +1,20 @@
-"""The order of the review queue: what a human sees first teaches most.
+"""The order of the review queue: what a human sees first teaches most about the rest.
 
-A hybrid of three terms, each in [0, 1]:
+An image is worth what its label tells about the images that nobody looks at. Its neighbours in the trunk's
+embedding are the images that it tells about, and each of them counts by how much the champion lacks there:
 
 * uncertainty: half what the predicted IoU lacks, half the entropy on the mask's boundary;
 * foreground: how likely the image holds any, because most tiles of a survey hold none and plain uncertainty
-  barely beats chance there (nnActive, arXiv 2511.19183);
-* novelty: how far the image's embedding is from everything that goes before it in the queue and from what was
-  labelled since the champion saw it. Tiles of one scene look alike, and one of them is enough at first.
+  barely beats chance there (nnActive, arXiv 2511.19183).
 
-Novelty is greedy farthest-first over the head of the queue; the tail is ordered by what it is worth beside
-that head. Before the first model the order is random, by a seed. The audit's order is random always: it is a
-sample, and must stay one when only its beginning is worked off.
+The queue's head is chosen greedily by facility location weighted in this way (Wei, Iyer and Bilmes 2015,
+"Submodularity in data subset selection and active learning"): the next image is the one that raises most the
+similarity of every waiting image to its nearest labelled or chosen one. So near-copies of what is labelled or
+already chosen come late, and so do outliers: noise and odd images are unlike everything, and teach nothing
+about anything else. With few labels that matters most (TypiClust, arXiv 2202.02794).
+
+Before the first model the order is random, by a seed. The audit's order is random always: it is a sample, and
+must stay one when only its beginning is worked off.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, select, true, update
+from sqlalchemy import ColumnElement, func, select, true, update
 from sqlalchemy.orm import Session
 
 from active_learning.ledger import Ledger
@@ -29,8 +33,10 @@ from active_learning.ledger.locking import lock_project
 from active_learning.ledger.tables import Prediction, Project, Task, TaskStatus
 from active_learning.routing import seeded
 
-UNCERTAINTY, FOREGROUND, NOVELTY = 0.5, 0.2, 0.3  # weights; they sum to 1
+UNCERTAINTY, FOREGROUND = 0.7, 0.3  # weights of what an image counts; they sum to 1
 HEAD = 128  # how many tasks are chosen greedily: more than a cycle's worth of labels
+SAMPLE = 2048  # of a longer queue, so many images stand for the rest when gains are summed,
+POOL = 16_384  # and so many are candidates for the head
 QUEUES = (TaskStatus.REVIEW, TaskStatus.AUDIT)  # where people work
 DIGITS = 4  # a priority is rounded, so that noise does not write thousands of tasks to the tool
 
@@ -40,14 +46,15 @@ class Candidate:
     """A task that waits for a human, with what the champion said of it."""
 
     task_id: int
-    value: float  # uncertainty and foreground, weighted: in [0, 1 - NOVELTY]
+    value: float  # what the champion lacks there, in [0, 1]: uncertainty and foreground, weighted
     embedding: NDArray[np.float32] | None
 
 
 def place_new(ledger: Ledger, project_id: int) -> int:
     """Give a place to the tasks that have none, without thinking the whole order over.
 
-    Each counts as novel. Quick, for the time while many are still to be predicted.
+    They come behind the head that was chosen before, by what the champion lacks there. Quick, for the time
+    while many are still to be predicted.
 
     Returns:
         How many got one.
@@ -57,7 +64,7 @@ def place_new(ledger: Ledger, project_id: int) -> int:
         priorities: dict[int, float | None] = {}
         for row in _standings(session, project, Task.priority.is_(None)):
             if row.status is TaskStatus.REVIEW and row.signals is not None:
-                priorities[row.id] = round(_value(row.quality, row.signals) + NOVELTY, DIGITS)
+                priorities[row.id] = round(_value(row.quality, row.signals) / 2, DIGITS)
             elif row.status in QUEUES:
                 priorities[row.id] = _chance(project, row)
     return _write(ledger, project_id, priorities)
@@ -105,7 +112,6 @@ def _changes(session: Session, project: Project) -> dict[int, float | None]:
     """Task id -> its priority, where it is another than it has."""
     rows = _standings(session, project, true())
     candidates: list[Candidate] = []
-    labelled: list[NDArray[np.float32]] = []
     priorities: dict[int, float | None] = {}
     for row in rows:
         if row.status is TaskStatus.REVIEW and row.signals is not None:
@@ -116,11 +122,23 @@ def _changes(session: Session, project: Project) -> dict[int, float | None]:
             priorities[row.id] = _chance(project, row)
         else:
             priorities[row.id] = None
-            if row.status is TaskStatus.DONE and row.embedding is not None:
-                labelled.append(row.embedding)
+    labelled = _labelled(session, project)
     for candidate, worth in zip(candidates, prioritise(candidates, labelled), strict=True):
         priorities[candidate.task_id] = round(worth, DIGITS)
     return {row.id: priorities[row.id] for row in rows if priorities[row.id] != row.priority}
+
+
+def _labelled(session: Session, project: Project) -> list[NDArray[np.float32]]:
+    """The embeddings of labelled images, by the last version that saw them: adapters change them a little."""
+    last = (
+        select(func.max(Prediction.id))
+        .join(Task, Task.id == Prediction.task_id)
+        .where(Task.project_id == project.id, Task.status == TaskStatus.DONE)
+        .where(Prediction.embedding.is_not(None))
+        .group_by(Prediction.task_id)
+    )
+    query = select(Prediction.embedding).where(Prediction.id.in_(last)).order_by(Prediction.id)
+    return [embedding for embedding in session.scalars(query) if embedding is not None]
 
 
 def _chance(project: Project, row: Any) -> float:
@@ -129,38 +147,83 @@ def _chance(project: Project, row: Any) -> float:
 
 
 def prioritise(candidates: list[Candidate], labelled: list[NDArray[np.float32]]) -> list[float]:
-    """The worth of each candidate when the queue is worked off from its best on.
+    """Where each candidate stands in the queue.
 
-    Greedy: take the candidate whose value and novelty together are highest, measure the others' novelty
-    against it too, and go on, `HEAD` times. What a candidate is worth when it is taken never rises from one
-    to the next, so it serves as the priority.
+    The head is chosen greedily, as said at the top of this module, and has the priorities from 1 down to 1/2;
+    the others, below 1/2, are ordered by the gain that is left for them.
 
     Args:
-        candidates: in any fixed order; those without an embedding count as novel.
-        labelled: embeddings of what was labelled since, (C,) each.
+        candidates: in any fixed order; one without an embedding is like nothing else.
+        labelled: embeddings of labelled images, (C,) each.
 
     Returns:
         Priorities in [0, 1], in the candidates' order.
     """
     if not candidates:
         return []
-    values = np.array([c.value for c in candidates], dtype=np.float64)
+    random = np.random.default_rng(len(candidates))  # the same queue has the same order each time
+    values = np.array([c.value for c in candidates], dtype=np.float32)
     points, given = _directions([c.embedding for c in candidates], labelled)
-    novelty: NDArray[np.float64] = np.ones(len(candidates))
-    for row in given:
-        novelty = np.minimum(novelty, _distance(points, row))
-    worth: NDArray[np.float64] = values + NOVELTY * novelty
-    waiting = np.ones(len(candidates), dtype=np.bool_)
-    for _ in range(min(HEAD, len(candidates))):
-        best = int(np.argmax(np.where(waiting, worth, -1)))
-        waiting[best] = False
-        novelty = np.where(waiting, np.minimum(novelty, _distance(points, points[best])), novelty)
-        worth = np.where(waiting, values + NOVELTY * novelty, worth)
-    return [float(w) for w in np.clip(worth, 0, 1)]
+    pool = _draw(random, len(points), POOL)
+    others = _draw(random, len(points), SAMPLE)
+    alike = _similarity(points[pool], points[others])  # (pool, sample)
+    alike[pool[:, None] == others] = 1  # also where there is no embedding
+    covered = _similarity(points[others], given).max(axis=1, initial=0)  # (sample,)
+    chosen, covered = _facility_location(alike, values[others], covered)
+    priorities = np.concatenate(
+        [
+            _gains(_similarity(part, points[others]), values[others], covered)
+            for part in np.array_split(points, len(points) // 8192 + 1)
+        ]
+    )
+    priorities = np.maximum(priorities, values / len(others))  # itself at least, where it is in no sample
+    priorities /= 2 * max(float(priorities.max()), 1e-9) * (1 + 10**-DIGITS)  # below every place in the head
+    priorities[pool[chosen]] = 1 - 0.5 * np.arange(len(chosen)) / HEAD
+    return [float(p) for p in priorities]
+
+
+def _facility_location(
+    alike: NDArray[np.float32], weights: NDArray[np.float32], covered: NDArray[np.float32]
+) -> tuple[list[int], NDArray[np.float32]]:
+    """Choose up to `HEAD` rows, each time the one with the largest gain.
+
+    Gains only fall as rows are chosen, so a gain of before is a bound: the next row is found when the best
+    of the bounds is one that was computed just now (Minoux 1978).
+
+    Returns:
+        The rows in the order of their choice, and what they cover of each column.
+    """
+    bounds = _gains(alike, weights, covered)
+    chosen: list[int] = []
+    while len(chosen) < min(HEAD, len(alike)):
+        best = int(np.argmax(bounds))
+        bounds[best] = _gains(alike[best : best + 1], weights, covered)[0]
+        if best != int(np.argmax(bounds)):
+            continue
+        chosen.append(best)
+        covered = np.maximum(covered, alike[best])
+        bounds[best] = -1
+    return chosen, covered
+
+
+def _gains(
+    alike: NDArray[np.float32], weights: NDArray[np.float32], covered: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """How much each row adds to what is covered; the mean over columns, weighted."""
+    chunks = np.array_split(alike, alike.size >> 22) if alike.size >> 23 else [alike]  # 16 MiB at a time
+    gains = [np.maximum(part - covered, 0) @ weights / np.float32(len(weights)) for part in chunks]
+    return np.concatenate(gains)
+
+
+def _draw(random: np.random.Generator, count: int, limit: int) -> NDArray[np.intp]:
+    """All of so many numbers, or a sorted sample of them."""
+    if count <= limit:
+        return np.arange(count)
+    return np.sort(random.choice(count, limit, replace=False))
 
 
 def _value(quality: float, measured: dict[str, Any]) -> float:
-    """Uncertainty and foreground of a prediction, weighted. The least sure class counts."""
+    """Uncertainty and foreground of a prediction, weighted: in [0, 1]. The least sure class counts."""
     classes = measured["classes"]
     entropy: float = max(c["boundary_entropy"] for c in classes)
     foreground: float = max(1.0 if not c["empty"] else c["peak"] for c in classes)
@@ -193,7 +256,7 @@ def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     return scaled
 
 
-def _distance(points: NDArray[np.float32], row: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Cosine distance to one direction, in [0, 1]: 0 the same, 1 at a right angle or beyond, or unknown."""
-    distance: NDArray[np.float64] = np.clip(1 - points @ row, 0, 1).astype(np.float64)
-    return distance
+def _similarity(rows: NDArray[np.float32], columns: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Cosine similarity of directions, (n, m) in [0, 1]: 0 at a right angle or beyond, or unknown."""
+    similarity: NDArray[np.float32] = np.clip(rows @ columns.T, 0, 1)
+    return similarity

@@ -80,8 +80,20 @@ def test_of_two_images_that_look_alike_only_one_comes_early(loop):
     ids = predicted(loop, [0.30, 0.31, *[0.45] * 6], [twin, twin, *others])
     order(loop)
     first, second, *rest = priorities(loop, ids)
-    assert first == max(first, second, *rest)
+    assert first == max(first, second, *rest) == 1
     assert second < min(rest)
+
+
+def test_an_outlier_comes_after_what_stands_for_many(loop):
+    """It is the least sure and the farthest from everything, which is what noise is."""
+    rng = np.random.default_rng(0)
+    crowds = [c + 0.2 * rng.normal(size=(8, 16)) for c in 4 * rng.normal(size=(3, 16))]
+    outlier = -sum(crowd.mean(axis=0) for crowd in crowds)
+    ids = predicted(loop, [0.5] * 24 + [0.1], [*np.concatenate(crowds), outlier])
+    order(loop)
+    found = priorities(loop, ids)
+    first = np.argsort(found)[::-1][:3]
+    assert sorted(i // 8 for i in first) == [0, 1, 2]  # one of each crowd
 
 
 def test_what_looks_like_a_labelled_image_comes_later(loop):
@@ -132,14 +144,39 @@ def test_new_tasks_get_a_place_at_once_and_the_others_keep_theirs(loop):
     assert acquisition.place_new(loop.ledger, loop.project_id) == 0
 
 
-def test_priorities_fall_in_the_order_in_which_they_were_taken():
+def plain_greedy(values, embeddings, count):
+    """Facility location without laziness, by its definition."""
+    unit = embeddings - embeddings.mean(axis=0)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    alike = np.clip(unit @ unit.T, 0, 1)
+    chosen: list[int] = []
+    for _ in range(count):
+        total = [
+            (values * alike[[*chosen, i]].max(axis=0)).sum() if i not in chosen else -1
+            for i in range(len(values))
+        ]
+        chosen.append(int(np.argmax(total)))
+    return chosen
+
+
+def test_the_head_is_what_plain_greedy_chooses():
     rng = np.random.default_rng(0)
-    values = rng.uniform(0, 0.7, 400)
-    candidates = [Candidate(i, float(v), rng.normal(size=8).astype(np.float32)) for i, v in enumerate(values)]
+    values, embeddings = rng.uniform(0, 1, 60), rng.normal(size=(60, 8)).astype(np.float32)
+    candidates = [Candidate(i, float(v), e) for i, (v, e) in enumerate(zip(values, embeddings, strict=True))]
     found = prioritise(candidates, [])
-    assert all(0 <= p <= 1 for p in found)
-    best = max(range(400), key=lambda i: found[i])
-    assert found[best] == pytest.approx(max(values) + acquisition.NOVELTY)
+    assert np.argsort(found)[::-1][:20].tolist() == plain_greedy(values, embeddings, 20)
+
+
+def test_a_long_queue_has_a_head_and_a_tail(monkeypatch):
+    monkeypatch.setattr(acquisition, "SAMPLE", 100)
+    monkeypatch.setattr(acquisition, "POOL", 200)
+    rng = np.random.default_rng(0)
+    values, embeddings = rng.uniform(0, 1, 1000), rng.normal(size=(1000, 8)).astype(np.float32)
+    candidates = [Candidate(i, float(v), e) for i, (v, e) in enumerate(zip(values, embeddings, strict=True))]
+    found = prioritise(candidates, [])
+    assert sum(p > 0.5 for p in found) == acquisition.HEAD
+    assert all(0 < p <= 1 for p in found)
+    assert found == prioritise(candidates, [])
 
 
 @pytest.mark.parametrize("embedding", [None, np.zeros(4, np.float32), np.full(4, np.nan, np.float32)])
