@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime, timedelta
 
 from sqlalchemy import select, update
@@ -24,8 +25,8 @@ def due(session: Session, project: Project, now: datetime) -> str | None:
     """Whether the project should be retrained.
 
     It should when no cycle is active, `cooldown_s` have passed since the last one was asked for and since it
-    ended, and at least `labels_per_cycle` tasks carry a living human label that the last snapshot does not
-    hold. All of it is read from the ledger, so a restart neither forgets nor repeats anything.
+    ended, and as many tasks as are `wanted` carry a living human label that the last snapshot does not hold.
+    All of it is read from the ledger, so a restart neither forgets nor repeats anything.
 
     Args:
         session: a session on the ledger.
@@ -44,14 +45,21 @@ def due(session: Session, project: Project, now: datetime) -> str | None:
         ended = max(last.requested_at, last.finished_at or last.requested_at)
         if now < ended + timedelta(seconds=project.cooldown_s):
             return None
-    snapshot = session.scalar(
-        select(Snapshot).where(Snapshot.project_id == project.id).order_by(Snapshot.id.desc()).limit(1)
-    )
+    snapshot = _last_snapshot(session, project)
     count = labels_since(session, project, snapshot)
-    if count < project.labels_per_cycle:
+    if count < _wanted(project, snapshot):
         return None
     since = "in all" if snapshot is None else f"since snapshot {snapshot.sha256[:12]}"
     return f"labels: {count} new {since}"
+
+
+def wanted(session: Session, project: Project) -> int:
+    """How many new labels start a cycle: `labels_per_cycle`, or `label_growth` of those held if it is more.
+
+    What labels add falls off with how many there are already, and what a cycle costs does not: a share of
+    them keeps both in proportion. Held are the labels of the last snapshot.
+    """
+    return _wanted(project, _last_snapshot(session, project))
 
 
 def request(session: Session, project: Project, trigger: str) -> Cycle:
@@ -105,3 +113,14 @@ def cancel(session: Session, cycle: Cycle, reason: str) -> bool:
     changed = session.execute(update(Cycle).where(*still_active).values(**ended).returning(Cycle.id)).all()
     session.refresh(cycle)
     return bool(changed)
+
+
+def _last_snapshot(session: Session, project: Project) -> Snapshot | None:
+    return session.scalar(
+        select(Snapshot).where(Snapshot.project_id == project.id).order_by(Snapshot.id.desc()).limit(1)
+    )
+
+
+def _wanted(project: Project, snapshot: Snapshot | None) -> int:
+    held = len(snapshot.manifest["train"]) + len(snapshot.manifest["holdout"]) if snapshot is not None else 0
+    return max(project.labels_per_cycle, math.ceil(round(project.label_growth * held, 6)))

@@ -58,7 +58,8 @@ class DemoPlan:
     Attributes:
         cycles: retraining cycles.
         limit: images at most; the choice is made by `seed`.
-        labels_per_cycle: labels that start a cycle; None: a fifth of the images, from 8 to 24.
+        labels_per_cycle: labels that start the first cycle; None: a tenth of the images, from 8 to 24.
+        label_growth: each later cycle waits for so many times the labels that there are: 1 doubles them.
         accept_threshold: predicted IoU from which a mask is accepted.
         audit_share: of what would be accepted.
         holdout_share: of the labelled images; larger than in earnest, for a gate needs some to judge by.
@@ -71,6 +72,7 @@ class DemoPlan:
     limit: int = 120
     seed: int = 0
     labels_per_cycle: int | None = None
+    label_growth: float = 1.0
     accept_threshold: float = 0.8
     audit_share: float = 0.15
     holdout_share: float = 0.4
@@ -99,7 +101,7 @@ def run_demo(data: Path | None, out: Path, plan: DemoPlan) -> list[CycleReport]:
     with tempfile.TemporaryDirectory(prefix="elnet-demo-", ignore_cleanup_errors=True) as scratch:
         images_folder = Path(scratch) / "images"
         images, classes, origin = prepare(data, images_folder, plan.limit, plan.seed)
-        per_cycle = plan.labels_per_cycle or min(24, max(8, len(images) // 5))
+        per_cycle = plan.labels_per_cycle or min(24, max(8, len(images) // 10))
         settings = load_settings(
             state=Path(scratch) / "state",
             database_url=None,
@@ -111,12 +113,13 @@ def run_demo(data: Path | None, out: Path, plan: DemoPlan) -> list[CycleReport]:
                 audit_share=plan.audit_share,
                 holdout_share=plan.holdout_share,
                 labels_per_cycle=per_cycle,
+                label_growth=plan.label_growth,
                 cooldown_s=0,
                 training={"seed": plan.seed, **plan.training},
             ),
         )
         console.print(
-            f"{len(images)} images of {origin}; a cycle after every {per_cycle} labels. Starting servers.",
+            f"{len(images)} images of {origin}; the first cycle after {per_cycle} labels. Starting servers.",
             soft_wrap=True,
         )
         with (
@@ -227,7 +230,7 @@ class Demo:
     def _label_until_cycle(self, number: int) -> list[Touched]:
         """Work off what is asked for until a cycle is due; ask for it when the queue runs dry before."""
         with self._ledger.session(write=False) as session:
-            wanted = session.get_one(Project, self._project_id).labels_per_cycle
+            wanted = triggers.wanted(session, session.get_one(Project, self._project_id))
         touched = self._oracle.work(_VIEWS, wanted)
         if 0 < len(touched) < wanted:
             self._wait("the labels", self._is_settled)

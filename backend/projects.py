@@ -167,6 +167,7 @@ def _make(ledger: Ledger, settings: Settings, tool: LabelStudio, name: str, clas
             audit_share=loop.audit_share,
             holdout_share=loop.holdout_share,
             labels_per_cycle=loop.labels_per_cycle,
+            label_growth=loop.label_growth,
             cooldown_s=loop.cooldown_s,
             training=dict(loop.training),
         )

@@ -77,6 +77,7 @@ class LoopSettings(_Section):
     audit_share: Share = 0.1
     holdout_share: Annotated[float, Field(gt=0, lt=1)] = 0.25
     labels_per_cycle: int = Field(default=50, ge=1)
+    label_growth: float = Field(default=0.2, ge=0)  # or this share of the labels that there are
     cooldown_s: float = Field(default=600.0, ge=0)
     training: dict[str, Any] = {}  # overrides of model.training.TrainConfig
 

@@ -152,6 +152,7 @@ class Project(Base):
         ForeignKey("model_versions.id", use_alter=True, name="fk_projects_champion_id_model_versions")
     )
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    label_growth: Mapped[float] = mapped_column(default=0.0, server_default="0")  # see triggers.wanted
 
     champion: Mapped[ModelVersion | None] = relationship(foreign_keys=[champion_id], post_update=True)
 

@@ -67,6 +67,25 @@ def test_only_what_the_last_snapshot_lacks_counts(loop):
     assert due(loop) == f"labels: 3 new since snapshot {'a' * 12}"
 
 
+def test_a_cycle_may_wait_for_a_share_of_the_labels_that_there_are(loop):
+    loop.configure(label_growth=1.5)
+    for task in loop.add("a", "b", "c"):
+        loop.label(task)
+    assert due(loop) == "labels: 3 new in all"  # none are held yet
+    freeze(loop)
+    *first, last = loop.add("d", "e", "f", "g", "h")
+    for task in first:
+        loop.label(task)
+    assert due(loop) is None
+    with loop.ledger.session(write=False) as session:
+        assert triggers.wanted(session, loop.project()) == 5  # 1.5 x 3, rounded up
+    loop.label(last)
+    assert due(loop) == f"labels: 5 new since snapshot {'a' * 12}"
+    loop.configure(label_growth=0.1)
+    with loop.ledger.session(write=False) as session:
+        assert triggers.wanted(session, loop.project()) == 3  # never fewer than labels_per_cycle
+
+
 def test_no_cycle_is_due_while_one_is_active_or_cooling_down(loop):
     for task in loop.add("a", "b", "c"):
         loop.label(task)

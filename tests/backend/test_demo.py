@@ -360,7 +360,7 @@ def test_a_demo_is_alone_with_its_settings_and_leaves_a_report(
     assert "elnet-demo-" in str(given.state)
     assert not given.state.exists()  # nothing is left but the report
     assert (given.label_studio.url, given.label_studio.port, given.web.port) == (None, 0, 0)
-    assert (given.loop.labels_per_cycle, given.loop.cooldown_s) == (8, 0)  # a fifth of 40
+    assert (given.loop.labels_per_cycle, given.loop.cooldown_s) == (8, 0)  # a tenth of 40 would be too few
     assert given.loop.training == {"seed": 3, "epochs": 1}
     assert given.device == "cpu"
 
@@ -370,7 +370,7 @@ def test_a_demo_is_alone_with_its_settings_and_leaves_a_report(
     logs = {path.name: path.read_text() for path in (out / "logs").iterdir()}
     assert logs == {"worker.log": "end of logs/worker.log", "server.log": "end of label-studio/server.log"}
     text = capsys.readouterr().out
-    assert "40 images of /data/[/x]; a cycle after every 8 labels" in text
+    assert "40 images of /data/[/x]; the first cycle after 8 labels" in text
     assert "elnet-0001" in text
     assert "report.html" in text
 
@@ -411,8 +411,8 @@ def test_wrong_settings_are_named(stage: Stage, tmp_path: Path, monkeypatch: pyt
     assert stage.stacks == []
 
 
-@pytest.mark.parametrize(("count", "labels"), [(10, 8), (60, 12), (500, 24)])
-def test_a_cycle_begins_after_a_fifth_of_the_images(
+@pytest.mark.parametrize(("count", "labels"), [(10, 8), (120, 12), (500, 24)])
+def test_a_cycle_begins_after_a_tenth_of_the_images(
     count: int, labels: int, stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "prepare", lambda *_: (images(count), ["oil"], "x"))

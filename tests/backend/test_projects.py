@@ -141,9 +141,10 @@ def test_a_project_with_images(bench, images):
 
 def test_the_ledger_holds_what_was_imported(bench, images):
     bench.settings.loop.labels_per_cycle = 7
+    bench.settings.loop.label_growth = 0.5
     project = bench.create(images=images)
     assert (project.tool_url, project.classes) == (bench.tool.url, ["oil", "ship"])
-    assert project.labels_per_cycle == 7
+    assert (project.labels_per_cycle, project.label_growth) == (7, 0.5)
     found = rows(bench.ledger, project)
     assert [(row.tool_task_id, row.data) for row in found] == [
         (t["id"], t["data"]) for t in bench.tasks(project)
