@@ -1,11 +1,12 @@
 """The order of the review queue: what a human sees first teaches most about the rest.
 
 An image is worth what its label tells about the images that nobody looks at. Its neighbours in the trunk's
-embedding are the images that it tells about, and each of them counts by how much the champion lacks there:
-
-* uncertainty: half what the predicted IoU lacks, half the entropy on the mask's boundary;
-* foreground: how likely the image holds any, because most tiles of a survey hold none and plain uncertainty
-  barely beats chance there (nnActive, arXiv 2511.19183).
+embedding are the images that it tells about, and each of them counts by how much the champion gets wrong
+there, as far as it can be foreseen: what the predicted IoU lacks, times the root of the mask's share of the
+image. One minus the IoU is the share of wrong pixels in prediction and truth together, so without the root
+that product is the number of wrong pixels; the root keeps one huge mask from outweighing many small ones.
+Images that likely hold nothing count little: most tiles of a survey hold none, and plain uncertainty barely
+beats chance there (nnActive, arXiv 2511.19183).
 
 The queue's head is chosen greedily by facility location weighted in this way (Wei, Iyer and Bilmes 2015,
 "Submodularity in data subset selection and active learning"): the next image is the one that raises most the
@@ -19,6 +20,7 @@ must stay one when only its beginning is worked off.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +35,7 @@ from active_learning.ledger.locking import lock_project
 from active_learning.ledger.tables import Prediction, Project, Task, TaskStatus
 from active_learning.routing import seeded
 
-UNCERTAINTY, FOREGROUND = 0.7, 0.3  # weights of what an image counts; they sum to 1
+EMPTY_SHARE = 0.02  # an empty mask counts like one of this share of the image, times its likeliest pixels
 HEAD = 128  # how many tasks are chosen greedily: more than a cycle's worth of labels
 SAMPLE = 2048  # of a longer queue, so many images stand for the rest when gains are summed,
 POOL = 16_384  # and so many are candidates for the head
@@ -46,14 +48,14 @@ class Candidate:
     """A task that waits for a human, with what the champion said of it."""
 
     task_id: int
-    value: float  # what the champion lacks there, in [0, 1]: uncertainty and foreground, weighted
+    value: float  # what the champion gets wrong there, foreseen, in [0, 1]
     embedding: NDArray[np.float32] | None
 
 
 def place_new(ledger: Ledger, project_id: int) -> int:
     """Give a place to the tasks that have none, without thinking the whole order over.
 
-    They come behind the head that was chosen before, by what the champion lacks there. Quick, for the time
+    They come behind the head that was chosen before, by what the champion gets wrong. Quick, for the time
     while many are still to be predicted.
 
     Returns:
@@ -142,8 +144,8 @@ def _labelled(session: Session, project: Project) -> list[NDArray[np.float32]]:
 
 
 def _chance(project: Project, row: Any) -> float:
-    """A place by chance, the same each time."""
-    return round(seeded(row.status.value, project.id, row.id), DIGITS)
+    """A place by chance, the same each time for a project of this name."""
+    return round(seeded(row.status.value, project.name, row.id), DIGITS)
 
 
 def prioritise(candidates: list[Candidate], labelled: list[NDArray[np.float32]]) -> list[float]:
@@ -223,11 +225,11 @@ def _draw(random: np.random.Generator, count: int, limit: int) -> NDArray[np.int
 
 
 def _value(quality: float, measured: dict[str, Any]) -> float:
-    """Uncertainty and foreground of a prediction, weighted: in [0, 1]. The least sure class counts."""
-    classes = measured["classes"]
-    entropy: float = max(c["boundary_entropy"] for c in classes)
-    foreground: float = max(1.0 if not c["empty"] else c["peak"] for c in classes)
-    return UNCERTAINTY * (1 - quality + entropy) / 2 + FOREGROUND * foreground
+    """What the champion gets wrong, foreseen: in [0, 1]. The class with most foreground counts."""
+    if not measured["usable"]:
+        return 1.0
+    share = max(EMPTY_SHARE * c["peak"] if c["empty"] else c["foreground_share"] for c in measured["classes"])
+    return (1 - quality) * math.sqrt(float(share))
 
 
 def _directions(

@@ -57,7 +57,7 @@ class DemoPlan:
 
     Attributes:
         cycles: retraining cycles.
-        limit: images at most; the choice is made by `seed`.
+        limit: images at most; which, and which are labelled first, hangs on `seed`.
         labels_per_cycle: labels that start the first cycle; None: a tenth of the images, from 8 to 24.
         label_growth: each later cycle waits for so many times the labels that there are: 1 doubles them.
         accept_threshold: predicted IoU from which a mask is accepted.
@@ -128,7 +128,7 @@ def run_demo(data: Path | None, out: Path, plan: DemoPlan) -> list[CycleReport]:
             Ledger(stack.settings.ledger_url) as ledger,
         ):
             tool = LabelStudio.from_settings(stack.settings)
-            project = create(ledger, stack.settings, tool, "demo", classes, images=images_folder)
+            project = create(ledger, stack.settings, tool, f"demo-{plan.seed}", classes, images=images_folder)
             console.print(f"Label Studio: {tool.url}/projects/{project.tool_project_id}")
             truths = {image.stem: image.truth for image in images}
             oracle = OracleAnnotator(tool, project.tool_project_id, classes, truths, plan.tolerance_px)

@@ -70,7 +70,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("demo-report"),
     cycles: Annotated[int, typer.Option(min=1, help="How many retraining cycles.")] = 3,
     limit: Annotated[int, typer.Option(min=8, help="How many images at most.")] = 120,
-    seed: Annotated[int, typer.Option(help="Of the choice of images and of the training.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the images, those labelled first, and training.")] = 0,
 ) -> None:
     """The whole loop, unattended, with an oracle annotator; ends by itself with a report."""
     from backend.demo import DemoPlan, run_demo

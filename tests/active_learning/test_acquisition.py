@@ -12,9 +12,9 @@ from active_learning.ledger import Prediction, Project, Task, TaskStatus
 
 
 def signals(
-    entropy: float = 0.5, empty: bool = False, peak: float = 1.0, usable: bool = True
+    share: float = 0.2, empty: bool = False, peak: float = 1.0, usable: bool = True
 ) -> dict[str, Any]:
-    return {"usable": usable, "classes": [{"boundary_entropy": entropy, "empty": empty, "peak": peak}]}
+    return {"usable": usable, "classes": [{"foreground_share": share, "empty": empty, "peak": peak}]}
 
 
 def predicted(
@@ -68,7 +68,7 @@ def test_what_the_model_is_less_sure_of_comes_first(loop):
 
 def test_among_equals_foreground_comes_first(loop):
     (with_oil,) = predicted(loop, [0.5], said=signals(empty=False))
-    (without,) = predicted(loop, [0.5], said=signals(empty=True, peak=0.1))
+    (without,) = predicted(loop, [0.5], said=signals(share=0.0, empty=True, peak=0.1))
     order(loop)
     assert loop.task(with_oil).priority > loop.task(without).priority
 

@@ -15,8 +15,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    column = sa.Column("label_growth", sa.Double(), nullable=False, server_default="0")
-    op.add_column("projects", column)
+    op.add_column("projects", sa.Column("label_growth", sa.Double(), nullable=False, server_default="0"))
 
 
 def downgrade() -> None:
