@@ -131,7 +131,10 @@ def _changes(session: Session, project: Project) -> dict[int, float | None]:
 
 
 def _labelled(session: Session, project: Project) -> list[NDArray[np.float32]]:
-    """The embeddings of labelled images, by the last version that saw them: adapters change them a little."""
+    """The embeddings of labelled images, by the last version that saw them: adapters change them a little.
+
+    Of more than `POOL`, those seen last.
+    """
     last = (
         select(func.max(Prediction.id))
         .join(Task, Task.id == Prediction.task_id)
@@ -139,7 +142,8 @@ def _labelled(session: Session, project: Project) -> list[NDArray[np.float32]]:
         .where(Prediction.embedding.is_not(None))
         .group_by(Prediction.task_id)
     )
-    query = select(Prediction.embedding).where(Prediction.id.in_(last)).order_by(Prediction.id)
+    query = select(Prediction.embedding).where(Prediction.id.in_(last)).order_by(Prediction.id.desc())
+    query = query.limit(POOL)
     return [embedding for embedding in session.scalars(query) if embedding is not None]
 
 

@@ -18,16 +18,20 @@ def signals(
 
 
 def predicted(
-    loop: Any, qualities: list[float], embeddings: Any = None, said: dict[str, Any] | None = None
+    loop: Any,
+    qualities: list[float],
+    embeddings: Any = None,
+    said: dict[str, Any] | None = None,
+    version: str = "elnet-0001",
 ) -> list[int]:
-    version = loop.promote()
+    version_id = loop.promote(version)
     ids = loop.add(*["x"] * len(qualities))
     with loop.ledger.session() as session:
         for i, (task_id, quality) in enumerate(zip(ids, qualities, strict=True)):
             session.add(
                 Prediction(
                     task_id=task_id,
-                    model_version_id=version,
+                    model_version_id=version_id,
                     masks=np.zeros((1, 4, 4), np.bool_),
                     score=quality,
                     quality=quality,
@@ -103,6 +107,17 @@ def test_what_looks_like_a_labelled_image_comes_later(loop):
     loop.label(ids[0])
     order(loop)
     like, *unlike = priorities(loop, ids[1:])
+    assert like < min(unlike)
+
+
+def test_what_an_earlier_version_saw_of_a_labelled_image_counts_too(loop):
+    rng = np.random.default_rng(0)
+    known = rng.normal(size=16)
+    (first,) = predicted(loop, [0.5], [known])
+    loop.label(first)
+    ids = predicted(loop, [0.5] * 4, [known, *rng.normal(size=(3, 16))], version="elnet-0002")
+    order(loop)
+    like, *unlike = priorities(loop, ids)
     assert like < min(unlike)
 
 
