@@ -80,7 +80,13 @@ def test_the_card_says_what_one_has_to_know(folder: Path) -> None:
     card = json.loads((folder / CARD).read_text())
     assert card["normalisation"] == {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
     assert card["classes"] == ["water", "oil"]
-    assert card["architecture"] == {"mode": "full", "adapter_dim": 4, "width": 16, "prompt": False}
+    assert card["architecture"] == {
+        "mode": "full",
+        "adapter_dim": 4,
+        "width": 16,
+        "prompt": False,
+        "scale": 1.0,
+    }
     assert len(card["weights_sha256"]) == len(card["trunk_sha256"]) == 64
     assert card["created_at"].endswith("+00:00")
 
