@@ -55,8 +55,7 @@ class Candidate:
 def place_new(ledger: Ledger, project_id: int) -> int:
     """Give a place to the tasks that have none, without thinking the whole order over.
 
-    They come behind the head that was chosen before, by what the champion gets wrong. Quick, for the time
-    while many are still to be predicted.
+    As if each taught about itself alone. Quick, for the time while many are still to be predicted.
 
     Returns:
         How many got one.
@@ -66,7 +65,7 @@ def place_new(ledger: Ledger, project_id: int) -> int:
         priorities: dict[int, float | None] = {}
         for row in _standings(session, project, Task.priority.is_(None)):
             if row.status is TaskStatus.REVIEW and row.signals is not None:
-                priorities[row.id] = round(_value(row.quality, row.signals) / 2, DIGITS)
+                priorities[row.id] = round(_priority(_value(row.quality, row.signals)), DIGITS)
             elif row.status in QUEUES:
                 priorities[row.id] = _chance(project, row)
     return _write(ledger, project_id, priorities)
@@ -155,77 +154,76 @@ def _chance(project: Project, row: Any) -> float:
 def prioritise(candidates: list[Candidate], labelled: list[NDArray[np.float32]]) -> list[float]:
     """Where each candidate stands in the queue.
 
-    The head is chosen greedily, as said at the top of this module, and has the priorities from 1 down to 1/2;
-    the others, below 1/2, are ordered by the gain that is left for them.
+    The head is chosen greedily, as said at the top of this module; the others are ordered by the gain that is
+    left for them.
+
+    A priority is the gain g at the time of the choice, as g / (10 + g); a gain is the similarity that is
+    added to each waiting image, times what that image counts, summed. An image that gets its label leaves the
+    others' gains as they were, so the order need not be written anew for each label.
 
     Args:
-        candidates: in any fixed order; one without an embedding is like nothing else.
+        candidates: in any order; one without an embedding is like nothing else.
         labelled: embeddings of labelled images, (C,) each.
 
     Returns:
-        Priorities in [0, 1], in the candidates' order.
+        Priorities in [0, 1), in the candidates' order.
     """
     if not candidates:
         return []
-    random = np.random.default_rng(len(candidates))  # the same queue has the same order each time
     values = np.array([c.value for c in candidates], dtype=np.float32)
     points, given = _directions([c.embedding for c in candidates], labelled)
-    pool = _draw(random, len(points), POOL)
-    others = _draw(random, len(points), SAMPLE)
+    mixed = np.argsort([seeded("queue", c.task_id) for c in candidates])  # stays when one leaves
+    pool, others = np.sort(mixed[:POOL]), np.sort(mixed[:SAMPLE])
     alike = _similarity(points[pool], points[others])  # (pool, sample)
     alike[pool[:, None] == others] = 1  # also where there is no embedding
     covered = _similarity(points[others], given).max(axis=1, initial=0)  # (sample,)
-    chosen, covered = _facility_location(alike, values[others], covered)
-    priorities = np.concatenate(
-        [
-            _gains(_similarity(part, points[others]), values[others], covered)
-            for part in np.array_split(points, len(points) // 8192 + 1)
-        ]
-    )
-    priorities = np.maximum(priorities, values / len(others))  # itself at least, where it is in no sample
-    priorities /= 2 * max(float(priorities.max()), 1e-9) * (1 + 10**-DIGITS)  # below every place in the head
-    priorities[pool[chosen]] = 1 - 0.5 * np.arange(len(chosen)) / HEAD
-    return [float(p) for p in priorities]
+    chosen, gains_then, covered = _facility_location(alike, values[others], covered)
+    parts = np.array_split(points, len(points) // 8192 + 1)
+    gains = np.concatenate([_gains(_similarity(p, points[others]), values[others], covered) for p in parts])
+    gains = np.where(points.any(axis=1), gains, values)
+    gains = np.minimum(gains, gains_then[-1])
+    gains[pool[chosen]] = gains_then
+    return [_priority(float(gain)) for gain in gains]
+
+
+def _priority(gain: float) -> float:
+    """[0, infinity) -> [0, 1), with digits enough for gains of hundredths and of hundreds."""
+    return gain / (10 + gain)
 
 
 def _facility_location(
     alike: NDArray[np.float32], weights: NDArray[np.float32], covered: NDArray[np.float32]
-) -> tuple[list[int], NDArray[np.float32]]:
+) -> tuple[list[int], list[float], NDArray[np.float32]]:
     """Choose up to `HEAD` rows, each time the one with the largest gain.
 
     Gains only fall as rows are chosen, so a gain of before is a bound: the next row is found when the best
     of the bounds is one that was computed just now (Minoux 1978).
 
     Returns:
-        The rows in the order of their choice, and what they cover of each column.
+        The rows in the order of their choice, the gain of each at that time, and what they cover of each
+        column.
     """
     bounds = _gains(alike, weights, covered)
     chosen: list[int] = []
+    gains: list[float] = []
     while len(chosen) < min(HEAD, len(alike)):
         best = int(np.argmax(bounds))
         bounds[best] = _gains(alike[best : best + 1], weights, covered)[0]
         if best != int(np.argmax(bounds)):
             continue
         chosen.append(best)
+        gains.append(float(bounds[best]))
         covered = np.maximum(covered, alike[best])
         bounds[best] = -1
-    return chosen, covered
+    return chosen, gains, covered
 
 
 def _gains(
     alike: NDArray[np.float32], weights: NDArray[np.float32], covered: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """How much each row adds to what is covered; the mean over columns, weighted."""
+    """How much each row adds to what is covered: the weighted sum over columns."""
     chunks = np.array_split(alike, alike.size >> 22) if alike.size >> 23 else [alike]  # 16 MiB at a time
-    gains = [np.maximum(part - covered, 0) @ weights / np.float32(len(weights)) for part in chunks]
-    return np.concatenate(gains)
-
-
-def _draw(random: np.random.Generator, count: int, limit: int) -> NDArray[np.intp]:
-    """All of so many numbers, or a sorted sample of them."""
-    if count <= limit:
-        return np.arange(count)
-    return np.sort(random.choice(count, limit, replace=False))
+    return np.concatenate([np.maximum(part - covered, 0) @ weights for part in chunks])
 
 
 def _value(quality: float, measured: dict[str, Any]) -> float:
@@ -239,7 +237,7 @@ def _value(quality: float, measured: dict[str, Any]) -> float:
 def _directions(
     embeddings: list[NDArray[np.float32] | None], labelled: list[NDArray[np.float32]]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Unit vectors from the queue's mean embedding: raw embeddings all point the same way.
+    """Unit vectors from the mean embedding: raw embeddings all point the same way.
 
     Returns:
         (n, C) for the queue, zeros where there is no embedding, and (m, C) for the labelled.
@@ -248,9 +246,10 @@ def _directions(
     if not known:
         return np.zeros((len(embeddings), 1), np.float32), np.zeros((0, 1), np.float32)
     width = len(known[0])
-    mean = np.mean(known, axis=0)
+    alike = [e for e in labelled if len(e) == width]
+    mean = np.mean(known + alike, axis=0)  # of both: it stays where it is when an image gets its label
     queue = np.stack([mean if e is None else e for e in embeddings]) - mean
-    others = np.stack([e for e in labelled if len(e) == width] or [mean]) - mean
+    others = np.stack(alike or [mean]) - mean
     return _unit(queue), _unit(others)
 
 

@@ -19,7 +19,7 @@ def elnet_loss(
     importance: Tensor | None = None,
     *,
     edge_weight: float = 1.0,
-    structure: float = 0.0,
+    structure: float = 5.0,
 ) -> Tensor:
     """The training loss: deep supervision with equal weights over the stages, of masks and of boundaries.
 

@@ -84,7 +84,7 @@ def test_of_two_images_that_look_alike_only_one_comes_early(loop):
     ids = predicted(loop, [0.30, 0.31, *[0.45] * 6], [twin, twin, *others])
     order(loop)
     first, second, *rest = priorities(loop, ids)
-    assert first == max(first, second, *rest) == 1
+    assert first == max(first, second, *rest)
     assert second < min(rest)
 
 
@@ -183,15 +183,29 @@ def test_the_head_is_what_plain_greedy_chooses():
 
 
 def test_a_long_queue_has_a_head_and_a_tail(monkeypatch):
-    monkeypatch.setattr(acquisition, "SAMPLE", 100)
-    monkeypatch.setattr(acquisition, "POOL", 200)
+    monkeypatch.setattr(acquisition, "SAMPLE", 400)
+    monkeypatch.setattr(acquisition, "POOL", 600)
     rng = np.random.default_rng(0)
     values, embeddings = rng.uniform(0, 1, 1000), rng.normal(size=(1000, 8)).astype(np.float32)
     candidates = [Candidate(i, float(v), e) for i, (v, e) in enumerate(zip(values, embeddings, strict=True))]
     found = prioritise(candidates, [])
-    assert sum(p > 0.5 for p in found) == acquisition.HEAD
-    assert all(0 < p <= 1 for p in found)
+    assert all(0 <= p < 1 for p in found)
+    head = np.argsort(found, kind="stable")[::-1][: acquisition.HEAD]
+    assert len(set(np.array(found)[head])) > 0.9 * acquisition.HEAD
     assert found == prioritise(candidates, [])
+
+
+def test_a_label_leaves_the_order_of_the_others_as_it_is(loop):
+    """Each change of a priority is a request to Label Studio."""
+    rng = np.random.default_rng(0)
+    ids = predicted(loop, rng.uniform(0, 0.8, 60).tolist(), rng.normal(size=(60, 16)))
+    order(loop)
+    before = dict(zip(ids, priorities(loop, ids), strict=True))
+    for first in sorted(ids, key=lambda i: before[i], reverse=True)[:3]:
+        loop.label(first)
+        assert order(loop) == 1  # its own
+    waiting = [i for i in ids if loop.task(i).status is TaskStatus.REVIEW]
+    assert priorities(loop, waiting) == pytest.approx([before[i] for i in waiting], abs=1e-4)
 
 
 @pytest.mark.parametrize("embedding", [None, np.zeros(4, np.float32), np.full(4, np.nan, np.float32)])

@@ -66,12 +66,12 @@ def test_bce_is_weighted_pixel_by_pixel() -> None:
     assert abs(found.item() - (bce.mean() + iou).item()) > 1e-3
 
 
-def test_every_pixel_weighs_the_same_unless_structure_is_asked_for() -> None:
+def test_pixels_near_outlines_weigh_more_by_the_structure_asked_for() -> None:
     mask, valid = square(), everywhere(square())
     logits = torch.randn(mask.shape, generator=torch.Generator().manual_seed(0))
     even = structure_loss(logits, mask, torch.ones_like(mask))
     heavy = structure_loss(logits, mask, structure_weight(mask, torch.ones_like(mask), 3))
-    plain = elnet_loss(output(logits, logits), mask, valid, edge_weight=0)
+    plain = elnet_loss(output(logits, logits), mask, valid, edge_weight=0, structure=0)
     structured = elnet_loss(output(logits, logits), mask, valid, edge_weight=0, structure=3)
     torch.testing.assert_close(plain, even.mean())
     torch.testing.assert_close(structured, heavy.mean())
