@@ -98,8 +98,12 @@ def _write(ledger: Ledger, project_id: int, priorities: dict[int, float | None])
 
 
 def _standings(session: Session, project: Project, which: ColumnElement[bool]) -> Sequence[Any]:
-    """Tasks among `which`, each with what the champion said of it."""
-    by_champion = (Prediction.task_id == Task.id) & (Prediction.model_version_id == project.champion_id)
+    """Tasks among `which`; those in review, which it orders, with what the champion said of them."""
+    by_champion = (
+        (Prediction.task_id == Task.id)
+        & (Prediction.model_version_id == project.champion_id)
+        & (Task.status == TaskStatus.REVIEW)
+    )
     said = (Prediction.quality, Prediction.signals, Prediction.embedding)
     return session.execute(
         select(Task.id, Task.status, Task.priority, *said)

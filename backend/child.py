@@ -95,7 +95,7 @@ class Child:
                 start_new_session=True,
             )
         self._watcher = subprocess.Popen(
-            [sys.executable, "-I", "-S", end_with_parent.__file__, str(self.process.pid)],
+            [sys.executable, "-m", end_with_parent.__name__, str(self.process.pid)],
             stdin=subprocess.PIPE,
             start_new_session=True,
         )

@@ -1,15 +1,15 @@
 """End a process group when the process that started this one is gone, however it went.
 
-`python end_with_parent.py GROUP`, with standard input a pipe that only the parent can write to: the system
-closes it when the parent dies, also by SIGKILL, where no `finally` runs. It imports nothing of the project,
-so that it is ready, and small, at once.
+`python -m backend.end_with_parent GROUP`, with standard input a pipe that only the parent can write to: the
+system closes it when the parent dies, also by SIGKILL, where no `finally` runs.
 """
 
-import contextlib
+from __future__ import annotations
+
 import os
-import signal
 import sys
-import time
+
+from backend.folder_lock import end_group
 
 GRACE_S = 20.0
 
@@ -19,13 +19,15 @@ def main() -> None:
     group = int(sys.argv[1])
     while os.read(0, 1):
         pass
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(group, signal.SIGTERM)
-        end = time.monotonic() + GRACE_S
-        while time.monotonic() < end:
-            os.killpg(group, 0)
-            time.sleep(0.1)
-        os.killpg(group, signal.SIGKILL)
+    end_group(group, lambda: _is_gone(group), GRACE_S)
+
+
+def _is_gone(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
+    return False
 
 
 if __name__ == "__main__":

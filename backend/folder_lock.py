@@ -69,11 +69,11 @@ class FolderLock:
             file.close()
 
 
-def end_group(group: int, has_ended: Callable[[], bool]) -> None:
+def end_group(group: int, has_ended: Callable[[], bool], within_s: float = _END_WITHIN_S) -> None:
     """SIGTERM to a process group, SIGKILL to what does not heed."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, signal.SIGTERM)
-        end = time.monotonic() + _END_WITHIN_S
+        end = time.monotonic() + within_s
         while not has_ended() and time.monotonic() < end:
             time.sleep(0.05)
         os.killpg(group, signal.SIGKILL)
