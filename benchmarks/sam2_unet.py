@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,22 +80,23 @@ class SAM2UNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.trunk, _ = load_trunk("sam2-hiera-tiny")
-        blocks: nn.ModuleList = self.trunk.blocks  # type: ignore[assignment]
-        self.adapters = nn.ModuleList(_Adapter(block.dim) for block in blocks)  # type: ignore[arg-type]
+        trunk: Any
+        trunk, _ = load_trunk("sam2-hiera-tiny")
+        self.trunk = trunk
+        self.adapters = nn.ModuleList(_Adapter(block.dim) for block in trunk.blocks)
         self.fields = nn.ModuleList(_ReceptiveField(c) for c in trunk_spec("sam2-hiera-tiny").channels)
         self.ups = nn.ModuleList(_Up() for _ in range(3))
         self.heads = nn.ModuleList(nn.Conv2d(64, 1, 1) for _ in range(3))
 
     def forward(self, x: Tensor) -> list[Tensor]:  # noqa: D102
         size = x.shape[-2:]
-        trunk: nn.Module = self.trunk
-        x = trunk.patch_embed(x)  # type: ignore[operator]
-        x = x + trunk._get_pos_embed(x.shape[1:3])  # type: ignore[operator]
+        trunk = self.trunk
+        x = trunk.patch_embed(x)
+        x = x + trunk._get_pos_embed(x.shape[1:3])
         stages = []
-        for i, (block, adapter) in enumerate(zip(trunk.blocks, self.adapters, strict=True)):  # type: ignore[arg-type]
+        for i, (block, adapter) in enumerate(zip(trunk.blocks, self.adapters, strict=True)):
             x = run_block(block, x + adapter(x))
-            if i in trunk.stage_ends:  # type: ignore[operator]
+            if i in trunk.stage_ends:
                 stages.append(x.permute(0, 3, 1, 2))
         y, *skips = reversed([field(stage) for field, stage in zip(self.fields, stages, strict=True)])
         maps = []

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.blocks import DecoderStage, MaskPrompt, ReceptiveFieldBlock
-from model.hiera import AdaptedTrunk, TrunkSpec
+from model.hiera import AdaptedTrunk, TrunkSpec, resample
 
 
 class ELNetOutput(NamedTuple):
@@ -97,8 +97,7 @@ class SAM2ELNet(nn.Module):
         blocks = zip(self.receptive, stages, strict=True)
         y, *skips = reversed([block(f) for block, f in blocks])  # (B, width, h/s, w/s), s = 32; 16, 8, 4
         if self.prompt is not None and prompt is not None:
-            height, width = stages[0].shape[-2:]
-            seen = _resize(prompt, torch.Size((4 * height, 4 * width)))  # (B, 2 N, h, w)
+            seen = resample(prompt, self.encoder.scale)  # (B, 2 N, h, w)
             skips = [skip + said for skip, said in zip(skips, self.prompt(seen), strict=True)]
 
         masks, edges = [], []
@@ -126,6 +125,6 @@ class SAM2ELNet(nn.Module):
         self.load_state_dict(trunk | state)
 
 
-def _resize(maps: Tensor, size: torch.Size) -> Tensor:
+def _resize(logits: Tensor, size: torch.Size) -> Tensor:
     # float32: at bfloat16's 8 bits, interpolated logits come in visible steps
-    return F.interpolate(maps.float(), size=size, mode="bilinear", align_corners=False)
+    return F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)

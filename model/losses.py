@@ -47,11 +47,11 @@ def elnet_loss(
 
 
 def structure_weight(target: Tensor, valid: Tensor, strength: float = 5.0) -> Tensor:
-    """Weight of each pixel: 1 + 5 |avgpool31(m) - m|, 0 at nodata (F3Net, arXiv 1911.11445, section 3.4).
+    """Weight of each pixel: 1 + strength |avgpool31(m) - m|, 0 at nodata (F3Net, arXiv 1911.11445, sec. 3.4).
 
-    Pixels whose neighbourhood differs from them weigh up to 6 times: where outlines were drawn coarsely, that
-    is a heavy weight on the labels' own errors. The mean is taken over valid pixels
-    only: counting the padding as background would make every object at the image border look like an edge.
+    Pixels whose neighbourhood differs from them weigh up to 1 + strength times: where outlines were drawn
+    coarsely, that is a heavy weight on the labels' own errors. The mean is taken over valid pixels only:
+    counting the padding as background would make every object at the image border look like an edge.
 
     Args:
         target: (B, N, H, W) in {0, 1}.
