@@ -1,12 +1,12 @@
-"""The order of the review queue: what a human sees first teaches most about the rest.
+"""Strategies of acquisition: in what order images are labelled, best first. No database here.
 
-An image is worth what its label tells about the images that nobody looks at. Its neighbours in the trunk's
-embedding are the images that it tells about, and each of them counts by how much the champion gets wrong
-there, as far as it can be foreseen: what the predicted IoU lacks, times the root of the mask's share of the
-image. One minus the IoU is the share of wrong pixels in prediction and truth together, so without the root
-that product is the number of wrong pixels; the root keeps one huge mask from outweighing many small ones.
-Images that likely hold nothing count little: most tiles of a survey hold none, and plain uncertainty barely
-beats chance there (nnActive, arXiv 2511.19183).
+The default, "hybrid": an image is worth what its label tells about the images that nobody looks at. Its
+neighbours in the trunk's embedding are the images that it tells about, and each of them counts by how much
+the champion gets wrong there, as far as it can be foreseen: what the predicted IoU lacks, times the root of
+the mask's share of the image. One minus the IoU is the share of wrong pixels in prediction and truth
+together, so without the root that product is the number of wrong pixels; the root keeps one huge mask from
+outweighing many small ones. Images that likely hold nothing count little: most tiles of a survey hold none,
+and plain uncertainty barely beats chance there (nnActive, arXiv 2511.19183).
 
 The queue's head is chosen greedily by facility location weighted in this way (Wei, Iyer and Bilmes 2015,
 "Submodularity in data subset selection and active learning"): the next image is the one that raises most the
@@ -14,149 +14,104 @@ similarity of every waiting image to its nearest labelled or chosen one. So near
 already chosen come late, and so do outliers: noise and odd images are unlike everything, and teach nothing
 about anything else. With few labels that matters most (TypiClust, arXiv 2202.02794).
 
-Before the first model the order is random, by a seed. The audit's order is random always: it is a sample, and
-must stay one when only its beginning is worked off.
+The others are there to be compared with, by `elnet simulate`: "random"; "foreground-random", images with
+predicted foreground first (the baseline that little beats, nnActive); "entropy", the mean entropy of the
+pixels; "k-centre", farthest first (core-set, arXiv 1708.00489); "typiclust", the most typical image of each
+cluster that holds no label (arXiv 2202.02794).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, func, select, true, update
-from sqlalchemy.orm import Session
 
-from active_learning.ledger import Ledger
-from active_learning.ledger.locking import lock_project
-from active_learning.ledger.tables import Prediction, Project, Task, TaskStatus
 from active_learning.routing import seeded
+from model.errors import ELNetError
 
 EMPTY_SHARE = 0.02  # an empty mask counts like one of this share of the image, times its likeliest pixels
 HEAD = 128  # how many tasks are chosen greedily: more than a cycle's worth of labels
 SAMPLE = 2048  # of a longer queue, so many images stand for the rest when gains are summed,
 POOL = 16_384  # and so many are candidates for the head
-QUEUES = (TaskStatus.REVIEW, TaskStatus.AUDIT)  # where people work
-DIGITS = 4  # a priority is rounded, so that noise does not write thousands of tasks to the tool
+NEIGHBOURS = 20  # that typicality is measured by, as in TypiClust
+
+Embedding = NDArray[np.float32]
+Strategy = Callable[[Sequence["Candidate"], Sequence[Embedding], int, int], list[float]]
+
+
+class AcquisitionError(ELNetError):
+    """There is no such strategy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A task that waits for a human, with what the champion said of it."""
+    """An image that waits for a human, with what the champion said of it.
 
-    task_id: int
-    value: float  # what the champion gets wrong there, foreseen, in [0, 1]
-    embedding: NDArray[np.float32] | None
-
-
-def place_new(ledger: Ledger, project_id: int) -> int:
-    """Give a place to the tasks that have none, without thinking the whole order over.
-
-    As if each taught about itself alone. Quick, for the time while many are still to be predicted.
-
-    Returns:
-        How many got one.
+    Attributes:
+        key: its number, which also seeds its draw.
+        value: what the champion gets wrong there, foreseen, in [0, 1].
+        embedding: (C,), of its trunk; None: not known.
+        foreground: whether any was predicted.
+        entropy: mean over the pixels in bits, of the class with the highest, in [0, 1].
     """
-    with ledger.session(write=False) as session:
-        project = session.get_one(Project, project_id)
-        priorities: dict[int, float | None] = {}
-        for row in _standings(session, project, Task.priority.is_(None)):
-            if row.status is TaskStatus.REVIEW and row.signals is not None:
-                priorities[row.id] = round(_priority(_value(row.quality, row.signals)), DIGITS)
-            elif row.status in QUEUES:
-                priorities[row.id] = _chance(project, row)
-    return _write(ledger, project_id, priorities)
+
+    key: int
+    value: float
+    embedding: Embedding | None
+    foreground: bool = True
+    entropy: float = 0.0
+
+    @classmethod
+    def of(
+        cls, key: int, quality: float, measured: Mapping[str, Any], embedding: Embedding | None
+    ) -> Candidate:
+        """From a prediction's quality and signals, as `active_learning.signals.Signals.to_dict` has them."""
+        classes = measured["classes"]
+        share = max(EMPTY_SHARE * c["peak"] if c["empty"] else c["foreground_share"] for c in classes)
+        return cls(
+            key,
+            (1 - quality) * math.sqrt(float(share)) if measured["usable"] else 1.0,
+            embedding,
+            not all(c["empty"] for c in classes),
+            max(c.get("entropy", 0.0) for c in classes),
+        )
 
 
-def reorder(ledger: Ledger, project_id: int) -> int:
-    """Set `Task.priority` of every task that waits for a human; nobody else has one.
-
-    A task whose prediction by the champion is still to come keeps the priority it has. The thinking, which
-    may take a second, is done in a session that only reads.
+def order(
+    strategy: str, candidates: Sequence[Candidate], labelled: Sequence[Embedding], count: int, seed: int
+) -> list[int]:
+    """The first images by a strategy.
 
     Args:
-        ledger: the ledger.
-        project_id: the project.
+        strategy: a key of `STRATEGIES`.
+        candidates: in any order.
+        labelled: embeddings of labelled images, (C,) each.
+        count: how many are asked for.
+        seed: of what is random.
 
     Returns:
-        How many priorities changed.
+        Keys of `count` candidates, or of all if they are fewer; what is labelled first, first.
+
+    Raises:
+        AcquisitionError: no strategy of this name.
     """
-    with ledger.session(write=False) as session:
-        changes = _changes(session, session.get_one(Project, project_id))
-    return _write(ledger, project_id, changes)
+    if strategy not in STRATEGIES:
+        raise AcquisitionError(f"there is no strategy {strategy!r}; choose one of {', '.join(STRATEGIES)}")
+    if not candidates:
+        return []
+    worth = STRATEGIES[strategy](candidates, labelled, count, seed)
+    ranked = sorted(zip(worth, candidates, strict=True), key=lambda pair: (-pair[0], pair[1].key))
+    return [candidate.key for _, candidate in ranked[:count]]
 
 
-def _write(ledger: Ledger, project_id: int, priorities: dict[int, float | None]) -> int:
-    if priorities:
-        with ledger.session() as session:
-            lock_project(session, project_id)
-            session.execute(update(Task), [{"id": i, "priority": p} for i, p in sorted(priorities.items())])
-    return len(priorities)
-
-
-def _standings(session: Session, project: Project, which: ColumnElement[bool]) -> Sequence[Any]:
-    """Tasks among `which`; those in review, which it orders, with what the champion said of them."""
-    by_champion = (
-        (Prediction.task_id == Task.id)
-        & (Prediction.model_version_id == project.champion_id)
-        & (Task.status == TaskStatus.REVIEW)
-    )
-    said = (Prediction.quality, Prediction.signals, Prediction.embedding)
-    return session.execute(
-        select(Task.id, Task.status, Task.priority, *said)
-        .outerjoin(Prediction, by_champion)
-        .where(which, Task.project_id == project.id)
-        .order_by(Task.id)
-    ).all()
-
-
-def _changes(session: Session, project: Project) -> dict[int, float | None]:
-    """Task id -> its priority, where it is another than it has."""
-    rows = _standings(session, project, true())
-    candidates: list[Candidate] = []
-    priorities: dict[int, float | None] = {}
-    for row in rows:
-        if row.status is TaskStatus.REVIEW and row.signals is not None:
-            candidates.append(Candidate(row.id, _value(row.quality, row.signals), row.embedding))
-        elif row.status is TaskStatus.REVIEW and row.priority is not None:
-            priorities[row.id] = row.priority
-        elif row.status in QUEUES:
-            priorities[row.id] = _chance(project, row)
-        else:
-            priorities[row.id] = None
-    labelled = _labelled(session, project)
-    for candidate, worth in zip(candidates, prioritise(candidates, labelled), strict=True):
-        priorities[candidate.task_id] = round(worth, DIGITS)
-    return {row.id: priorities[row.id] for row in rows if priorities[row.id] != row.priority}
-
-
-def _labelled(session: Session, project: Project) -> list[NDArray[np.float32]]:
-    """The embeddings of labelled images, by the last version that saw them: adapters change them a little.
-
-    Of more than `POOL`, those seen last.
-    """
-    last = (
-        select(func.max(Prediction.id))
-        .join(Task, Task.id == Prediction.task_id)
-        .where(Task.project_id == project.id, Task.status == TaskStatus.DONE)
-        .where(Prediction.embedding.is_not(None))
-        .group_by(Prediction.task_id)
-    )
-    query = select(Prediction.embedding).where(Prediction.id.in_(last)).order_by(Prediction.id.desc())
-    query = query.limit(POOL)
-    return [embedding for embedding in session.scalars(query) if embedding is not None]
-
-
-def _chance(project: Project, row: Any) -> float:
-    """A place by chance, the same each time for a project of this name."""
-    return round(seeded(row.status.value, project.name, row.id), DIGITS)
-
-
-def prioritise(candidates: list[Candidate], labelled: list[NDArray[np.float32]]) -> list[float]:
-    """Where each candidate stands in the queue.
+def prioritise(
+    candidates: Sequence[Candidate], labelled: Sequence[Embedding], head: int = HEAD
+) -> list[float]:
+    """Where each candidate stands in the queue of the default strategy.
 
     The head is chosen greedily, as said at the top of this module; the others are ordered by the gain that is
     left for them.
@@ -168,6 +123,7 @@ def prioritise(candidates: list[Candidate], labelled: list[NDArray[np.float32]])
     Args:
         candidates: in any order; one without an embedding is like nothing else.
         labelled: embeddings of labelled images, (C,) each.
+        head: how many are chosen greedily.
 
     Returns:
         Priorities in [0, 1), in the candidates' order.
@@ -176,29 +132,105 @@ def prioritise(candidates: list[Candidate], labelled: list[NDArray[np.float32]])
         return []
     values = np.array([c.value for c in candidates], dtype=np.float32)
     points, given = _directions([c.embedding for c in candidates], labelled)
-    mixed = np.argsort([seeded("queue", c.task_id) for c in candidates])  # stays when one leaves
+    mixed = np.argsort([seeded("queue", c.key) for c in candidates])  # stays when one leaves
     pool, others = np.sort(mixed[:POOL]), np.sort(mixed[:SAMPLE])
     alike = _similarity(points[pool], points[others])  # (pool, sample)
     alike[pool[:, None] == others] = 1  # also where there is no embedding
     covered = _similarity(points[others], given).max(axis=1, initial=0)  # (sample,)
-    chosen, gains_then, covered = _facility_location(alike, values[others], covered)
+    chosen, gains_then, covered = _facility_location(alike, values[others], covered, head)
     parts = np.array_split(points, len(points) // 8192 + 1)
     gains = np.concatenate([_gains(_similarity(p, points[others]), values[others], covered) for p in parts])
     gains = np.where(points.any(axis=1), gains, values)
     gains = np.minimum(gains, gains_then[-1])
     gains[pool[chosen]] = gains_then
-    return [_priority(float(gain)) for gain in gains]
+    return [priority_of(float(gain)) for gain in gains]
 
 
-def _priority(gain: float) -> float:
+def priority_of(gain: float) -> float:
     """[0, infinity) -> [0, 1), with digits enough for gains of hundredths and of hundreds."""
     return gain / (10 + gain)
 
 
+def _hybrid(
+    candidates: Sequence[Candidate], labelled: Sequence[Embedding], count: int, seed: int
+) -> list[float]:
+    return prioritise(candidates, labelled, count)
+
+
+def _random(
+    candidates: Sequence[Candidate], labelled: Sequence[Embedding], count: int, seed: int
+) -> list[float]:
+    return [seeded("random", seed, c.key) for c in candidates]
+
+
+def _foreground_random(
+    candidates: Sequence[Candidate], labelled: Sequence[Embedding], count: int, seed: int
+) -> list[float]:
+    return [c.foreground + seeded("random", seed, c.key) for c in candidates]
+
+
+def _entropy(
+    candidates: Sequence[Candidate], labelled: Sequence[Embedding], count: int, seed: int
+) -> list[float]:
+    return [c.entropy for c in candidates]
+
+
+def _k_centre(
+    candidates: Sequence[Candidate], labelled: Sequence[Embedding], count: int, seed: int
+) -> list[float]:
+    """Greedy k-centre over cosine distances; the rest by their distance at the end."""
+    points, given = _directions([c.embedding for c in candidates], labelled)
+    alike = (points @ given.T).max(axis=1, initial=-1)  # cosine to the nearest labelled or chosen one
+    worth = np.zeros(len(candidates))
+    for turn in range(min(count, len(candidates))):
+        best = int(np.argmin(np.where(worth > 0, np.inf, alike)))
+        worth[best] = 2 + count - turn
+        alike = np.maximum(alike, points @ points[best])
+    return [float(w) for w in np.where(worth > 0, worth, 1 - alike)]
+
+
+def _typiclust(
+    candidates: Sequence[Candidate], labelled: Sequence[Embedding], count: int, seed: int
+) -> list[float]:
+    """As many clusters as there will be labels; of each without one, the largest first, its densest point."""
+    from sklearn.cluster import KMeans
+    from sklearn.neighbors import NearestNeighbors
+
+    points, given = _directions([c.embedding for c in candidates], labelled)
+    everything = np.concatenate([points, given])
+    clusters = min(len(given) + count, len(everything), 500)
+    found = KMeans(clusters, n_init=1, random_state=seed).fit_predict(everything)
+    near = min(NEIGHBOURS + 1, len(everything))
+    distances, _ = NearestNeighbors(n_neighbors=near).fit(everything).kneighbors(points)
+    typical = 1 / (distances.mean(axis=1) + 1e-6)
+    taken = np.bincount(found[len(points) :], minlength=clusters)
+    sizes = np.bincount(found, minlength=clusters)
+    worth = typical / typical.max()
+    here = found[: len(points)]
+    for turn in range(min(count, len(points))):
+        free = np.where(worth <= 1, here, -1)
+        possible = np.unique(free[free >= 0])
+        cluster = min(possible, key=lambda c: (taken[c], -sizes[c]))
+        best = int(np.argmax(np.where(free == cluster, worth, -1)))
+        worth[best] = 2 + count - turn
+        taken[cluster] += 1
+    return [float(w) for w in worth]
+
+
+STRATEGIES: Final[Mapping[str, Strategy]] = {
+    "hybrid": _hybrid,
+    "random": _random,
+    "foreground-random": _foreground_random,
+    "entropy": _entropy,
+    "k-centre": _k_centre,
+    "typiclust": _typiclust,
+}
+
+
 def _facility_location(
-    alike: NDArray[np.float32], weights: NDArray[np.float32], covered: NDArray[np.float32]
+    alike: NDArray[np.float32], weights: NDArray[np.float32], covered: NDArray[np.float32], head: int
 ) -> tuple[list[int], list[float], NDArray[np.float32]]:
-    """Choose up to `HEAD` rows, each time the one with the largest gain.
+    """Choose up to `head` rows, each time the one with the largest gain.
 
     Gains only fall as rows are chosen, so a gain of before is a bound: the next row is found when the best
     of the bounds is one that was computed just now (Minoux 1978).
@@ -210,7 +242,7 @@ def _facility_location(
     bounds = _gains(alike, weights, covered)
     chosen: list[int] = []
     gains: list[float] = []
-    while len(chosen) < min(HEAD, len(alike)):
+    while len(chosen) < min(head, len(alike)):
         best = int(np.argmax(bounds))
         bounds[best] = _gains(alike[best : best + 1], weights, covered)[0]
         if best != int(np.argmax(bounds)):
@@ -230,16 +262,8 @@ def _gains(
     return np.concatenate([np.maximum(part - covered, 0) @ weights for part in chunks])
 
 
-def _value(quality: float, measured: dict[str, Any]) -> float:
-    """What the champion gets wrong, foreseen: in [0, 1]. The class with most foreground counts."""
-    if not measured["usable"]:
-        return 1.0
-    share = max(EMPTY_SHARE * c["peak"] if c["empty"] else c["foreground_share"] for c in measured["classes"])
-    return (1 - quality) * math.sqrt(float(share))
-
-
 def _directions(
-    embeddings: list[NDArray[np.float32] | None], labelled: list[NDArray[np.float32]]
+    embeddings: Sequence[Embedding | None], labelled: Sequence[Embedding]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Unit vectors from the mean embedding: raw embeddings all point the same way.
 
@@ -253,7 +277,7 @@ def _directions(
     alike = [e for e in labelled if len(e) == width]
     mean = np.mean(known + alike, axis=0)  # of both: it stays where it is when an image gets its label
     queue = np.stack([mean if e is None else e for e in embeddings]) - mean
-    others = np.stack(alike or [mean]) - mean
+    others = np.stack(alike) - mean if alike else np.zeros((0, width), np.float32)
     return _unit(queue), _unit(others)
 
 

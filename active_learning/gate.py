@@ -19,8 +19,9 @@ there is something to find, is at least `FLOOR`: below that a human labels faste
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +72,11 @@ class GateDecision:
     reason: str
     delta: float | None = None
     interval: tuple[float, float] | None = None
+
+
+def image_scores(per_image: Sequence[Mapping[str, Any]]) -> list[ImageScore]:
+    """From `model.metrics.Scores.per_image`."""
+    return [ImageScore(s["image"], s["iou"], s["predicted_share"], s["truth_share"]) for s in per_image]
 
 
 def decide(

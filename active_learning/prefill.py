@@ -15,7 +15,7 @@ from sqlalchemy import exists, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, joinedload
 
-from active_learning import acquisition, routing
+from active_learning import queue, routing
 from active_learning.inference import CUT, Made, MaskPredictor, PrefillError, opened, run
 from active_learning.ledger import Ledger, ModelVersion, Prediction, Project, RouteDecision, Task, TaskStatus
 from active_learning.ledger.locking import lock_project
@@ -70,9 +70,9 @@ def predict_waiting(
             stored = _predict(ledger, project_id, waiting, predictor, images, batch, routing.OPEN)
     finally:
         if len(waiting) < len(lacking):  # the whole order is thought over when the others are there too
-            acquisition.place_new(ledger, project_id)
+            queue.place_new(ledger, project_id)
         elif moved or stored or _is_unordered(ledger, project_id):
-            acquisition.reorder(ledger, project_id)
+            queue.reorder(ledger, project_id)
     return stored
 
 
@@ -258,7 +258,7 @@ def _is_unordered(ledger: Ledger, project_id: int) -> bool:
     """Whether a task waits for a human without a place in the queue."""
     lost = exists().where(
         Task.project_id == project_id,
-        Task.status.in_(acquisition.QUEUES),
+        Task.status.in_(queue.QUEUES),
         Task.priority.is_(None),
     )
     with ledger.session(write=False) as session:

@@ -86,6 +86,26 @@ def risk_coverage(
     ]
 
 
+def aurc(points: Sequence[RiskPoint]) -> float:
+    """Area under the risk-coverage curve: the mean over coverages of the selective risk, in [0, 1].
+
+    Between two points the risk is that of the looser one: masks of equal quality are accepted together
+    (Geifman, Uziel and El-Yaniv 2019).
+    """
+    strict = [0.0, *(point.coverage for point in points)]
+    return sum((p.coverage - before) * p.risk for p, before in zip(points, strict, strict=False))
+
+
+def rank_correlation(qualities: Sequence[float], ious: Sequence[float]) -> float | None:
+    """Spearman's, in [-1, 1]; None where either is the same everywhere, or there are fewer than three."""
+    if min(len(set(qualities)), len(set(ious))) < 2 or len(ious) < 3:
+        return None
+    # Imported here because it takes a second, which every command would pay.
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(qualities, ious).statistic)
+
+
 @dataclass(frozen=True, slots=True)
 class WhatIf:
     """What a threshold would do to the current predictions, and what the audits say of it.

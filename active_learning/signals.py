@@ -22,6 +22,7 @@ BAND_PX = 3  # half the width of the boundary band, for the entropy
 EDGE_TOLERANCE_PX = 2  # as in the boundary F measure
 PEAK_SHARE = 0.001  # the likeliest pixels of an image: this share of them,
 PEAK_PIXELS = 16  # and no fewer, so that one hot pixel decides nothing
+_AT_ONCE = 1 << 20  # pixels, in double precision
 
 Plane = NDArray[np.floating[Any]]
 
@@ -35,6 +36,7 @@ class ClassSignals:
         stability: IoU of the masks at logit(cut) +1 and -1; 1 when even the looser one is empty.
         boundary_entropy: mean binary entropy in bits within `BAND_PX` of the mask's boundary; over the whole
             image when the mask has no boundary.
+        entropy: the same over the whole image: little for its quality, but a strategy orders by it.
         edge_agreement: boundary F measure of the mask's outline and the edge head; None without an edge head.
         foreground_share: share of the pixels that are foreground.
         peak: mean probability of the likeliest pixels (`PEAK_SHARE`, at least `PEAK_PIXELS`).
@@ -45,6 +47,7 @@ class ClassSignals:
     soft_dice_confidence: float
     stability: float
     boundary_entropy: float
+    entropy: float
     edge_agreement: float | None
     foreground_share: float
     peak: float
@@ -145,10 +148,12 @@ def _measure(p: Plane, edge: Plane | None, cut: float) -> ClassSignals:
     stability = strict / loose if loose else 1.0
     band = outline(mask, BAND_PX)
     peak = _peak(p)
+    entropy = _entropy(p)
     return ClassSignals(
         soft_dice_confidence=soft_dice,
         stability=stability,
-        boundary_entropy=_entropy(p[band] if band.any() else p),
+        boundary_entropy=_entropy(p[band]) if band.any() else entropy,
+        entropy=entropy,
         edge_agreement=None if edge is None else _edge_agreement(mask, edge, cut),
         foreground_share=float(mask.mean()),
         peak=peak,
@@ -176,9 +181,11 @@ def _peak(p: Plane) -> float:
 
 def _entropy(p: Plane) -> float:
     """Mean binary entropy of probabilities, in bits."""
-    q = np.clip(p.astype(np.float64), 1e-12, 1 - 1e-12)
-    bits = -(q * np.log2(q) + (1 - q) * np.log2(1 - q))
-    return float(np.clip(bits.mean(), 0, 1))
+    bits = 0.0
+    for part in np.array_split(p.ravel(), p.size // _AT_ONCE + 1):
+        q = np.clip(part.astype(np.float64), 1e-12, 1 - 1e-12)
+        bits -= float((q * np.log2(q) + (1 - q) * np.log2(1 - q)).sum())
+    return min(1.0, max(0.0, bits / p.size))
 
 
 def _edge_agreement(mask: NDArray[np.bool_], edge: Plane, cut: float) -> float:

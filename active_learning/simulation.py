@@ -1,116 +1,439 @@
-"""An oracle annotator: labels as a patient human with the truth before their eyes would.
+"""The loop replayed on labelled data: which strategy gives the best model for the fewest labels.
 
-It serves the demo and replays of the loop on labelled data. It is no model of real people: it never errs, it
-never anchors on a prefill, and its seconds come from the formula at `Effort`, whose constants are assumed,
-not measured. They are good for comparing one run with another, not for promising hours.
+Each run is one strategy with one seed. It begins without a model; in each round the strategy names the next
+images, the oracle annotator corrects their prefills, the network is fine-tuned from the version that serves,
+the gate decides, and what serves is measured on images that no round may choose. The same seed gives every
+strategy the same first images, the same test images and the same initial weights.
+
+It runs the loop's own parts: strategies, oracle, snapshot's sides, training, gate, quality score. It leaves
+out the labeling tool, the ledger and the accept threshold: every image without a label stays in the pool.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from statistics import median
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
-_EIGHT = np.ones((3, 3), dtype=np.bool_)  # pixels that touch at a corner belong together
+from active_learning import evaluation, gate, snapshot_files
+from active_learning.acquisition import STRATEGIES, Candidate, order
+from active_learning.fine_tuning import MODE
+from active_learning.oracle import Correction, correct
+from active_learning.risk import aurc, rank_correlation, risk_coverage
+from active_learning.signals import score, signals
+from active_learning.split import HOLDOUT, TRAIN, assign
+from model.errors import ELNetError
+from model.metrics import SegmentationMetrics
+from model.pairs import Pair, find_pairs, read_pair
+from model.predictor import CUT, Predictor
+from model.raster import Raster
+from model.scenes import split_by_scene
+from model.train_config import TrainConfig
+from model.training import train
 
-Mask = NDArray[np.bool_]
+CACHE_GB = 20.0  # of disk for frozen features, which all runs share
+FULL = "all"  # stands for a strategy: one round with every image of the pool
+TARGET = 0.95  # of what all labels reach: how many labels are needed for it?
+_AT_ONCE = 32  # images predicted together
+
+
+class SimulationError(ELNetError):
+    """The plan does not fit the data, or another plan's runs stand in the folder."""
 
 
 @dataclass(frozen=True, slots=True)
-class Effort:
-    """Assumed seconds: look + regions x aim + outline / speed.
+class SimulationPlan:
+    """What is replayed.
 
     Attributes:
-        look_s: to open a task, judge it and submit it.
-        aim_s: to find one region that is wrong, pick the tool and begin.
-        speed_px_s: pixels of outline that a brush or polygon follows in a second.
+        strategies: keys of `active_learning.acquisition.STRATEGIES`; "all" trains once, on the whole pool.
+        seeds: each strategy runs once with each.
+        labels: how many labels there are at each training, ascending; a label is an image.
+        test_share: of the scenes, drawn by the seed, where no test folder is given.
+        holdout_share: of the labelled scenes, for the gate; 0: there is no gate, and each new version serves.
+        tolerance_px: boundary errors that the oracle lets pass.
+        training: overrides of `model.train_config.TrainConfig`.
     """
 
-    look_s: float = 3.0
-    aim_s: float = 2.0
-    speed_px_s: float = 40.0
+    strategies: tuple[str, ...] = ("hybrid", "random")
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    labels: tuple[int, ...] = (8, 16, 32)
+    test_share: float = 0.4
+    holdout_share: float = 0.0
+    tolerance_px: int = 1
+    training: dict[str, Any] = field(default_factory=dict)
 
-    def seconds(self, regions: int, outline_px: int) -> float:
-        """Seconds for a task in which so many regions with so much outline are redrawn."""
-        return self.look_s + regions * self.aim_s + outline_px / self.speed_px_s
+    def check(self) -> None:
+        """Refuse a plan that no data could fit.
+
+        Raises:
+            SimulationError: names what is wrong.
+        """
+        unknown = [name for name in self.strategies if name not in (*STRATEGIES, FULL)]
+        if unknown or not self.strategies:
+            names = ", ".join((*STRATEGIES, FULL))
+            raise SimulationError(
+                f"no such strategy: {', '.join(unknown) or 'none given'}; choose of {names}"
+            )
+        if not self.seeds:
+            raise SimulationError("at least one seed is needed")
+        rising = all(a < b for a, b in zip(self.labels, self.labels[1:], strict=False))
+        if not self.labels or self.labels[0] < 2 or not rising:
+            raise SimulationError(
+                f"the numbers of labels must rise and begin at 2 or more, not {self.labels}"
+            )
+        if not (0 < self.test_share < 1 and 0 <= self.holdout_share < 1):
+            raise SimulationError("the shares of test and holdout must lie between 0 and 1")
+        TrainConfig.from_mapping(self.training)
 
 
 @dataclass(frozen=True, slots=True)
-class Correction:
-    """What the oracle submits.
+class Round:
+    """One training, and what serves after it.
 
     Attributes:
-        mask: (H, W) bool.
-        touched: at least one region was drawn or redrawn; False: the prefill was submitted as it is.
-        corrected_pixels: pixels that differ from the prefill (from an empty one, without a prefill).
-        seconds: the estimate of `Effort`.
+        strategy: what chose the labels.
+        seed: of the run.
+        labels: images labelled so far, those of the gate's holdout among them.
+        promoted: whether the gate let the new version serve.
+        fg_iou: pooled over the test images, of what serves, against the truth.
+        fg_iou_per_image: mean over the test images.
+        boundary_f1: mean over the test images.
+        spearman: rank correlation of the quality score and the IoU of each test image; None if either is
+            the same everywhere.
+        aurc: area under the risk-coverage curve of the score on the test images: the mean over coverages of
+            1 - IoU of what is accepted first. Lower is better.
+        corrected_pixels: that the annotator changed so far, in millions.
+        touched: images so far whose prefill did not pass as it was.
+        seconds: of this round.
     """
 
-    mask: Mask
-    touched: bool
-    corrected_pixels: int
+    strategy: str
+    seed: int
+    labels: int
+    promoted: bool
+    fg_iou: float
+    fg_iou_per_image: float
+    boundary_f1: float
+    spearman: float | None
+    aurc: float
+    corrected_pixels: float
+    touched: int
     seconds: float
 
 
-def correct(
-    prefill: Mask | None, truth: Mask, tolerance_px: int = 2, effort: Effort | None = None
-) -> Correction:
-    """Correct a prefill towards the truth, and let pass what a human would let pass.
+@dataclass(frozen=True, slots=True)
+class _Image:
+    """An image of the folder, with its truth (N, H, W)."""
 
-    An error is let pass when it lies within `tolerance_px` of the other mask (a boundary that is a little
-    off), or when what is left of it beyond that is a speck of fewer than (tolerance_px + 1)^2 connected
-    pixels. Every other error is redrawn: it, and the boundary errors within `tolerance_px` around it, become
-    the truth. With a tolerance of 0 the result is the truth. Without a prefill the truth is drawn.
+    key: int
+    stem: str
+    scene: str
+    raster: Raster
+    truth: NDArray[np.bool_]
+    valid: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What a version says of an image, without its probabilities: they would fill the memory."""
+
+    mask: NDArray[np.bool_]  # (N, H, W)
+    quality: float
+    candidate: Candidate
+
+
+def simulate(
+    data: Path,
+    out: Path,
+    plan: SimulationPlan,
+    *,
+    test: Path | None = None,
+    progress: Callable[[str, int, int], None] = lambda detail, done, total: None,
+) -> list[Round]:
+    """Run what is still missing of a plan.
+
+    All images are held in memory.
 
     Args:
-        prefill: (H, W) bool, or None.
-        truth: (H, W) bool.
-        tolerance_px: chessboard distance in pixels, 0 or more.
-        effort: the seconds model; default `Effort()`.
+        data: folder with images/ and masks/ to choose from.
+        out: the finished runs are kept in its runs.jsonl, a line each; they are not run again.
+        plan: what is replayed.
+        test: another such folder, to measure on; None: a share of `data` is put aside.
+        progress: called with what was done last, and how many runs of how many are.
 
     Returns:
-        The correction; the same for the same arguments.
+        The rounds of all runs of the plan, strategy by strategy, seed by seed.
 
     Raises:
-        ValueError: the masks differ in shape, or the tolerance is negative.
+        SimulationError: the plan does not fit the data.
+        ELNetError: a file cannot be read or a training went astray.
     """
-    if tolerance_px < 0:
-        raise ValueError(f"the tolerance must be 0 or more, not {tolerance_px}")
-    if truth.ndim != 2 or (prefill is not None and prefill.shape != truth.shape):
-        shape = None if prefill is None else prefill.shape
-        raise ValueError(f"prefill {shape} and truth {truth.shape} must be (H, W) and of one size")
-    start = np.zeros_like(truth) if prefill is None else prefill
-    redrawn = truth if prefill is None else _worth_redrawing(start, truth, tolerance_px)
-    region = redrawn if prefill is None else _grow(redrawn, tolerance_px)
-    mask = np.where(region, truth, start)
-    changed = mask != start
-    regions = int(ndimage.label(redrawn, _EIGHT)[1])
-    seconds = (effort or Effort()).seconds(regions, int((changed & ~_shrink(changed)).sum()))
-    return Correction(mask, regions > 0, int(changed.sum()), seconds)
+    plan.check()
+    pairs, classes = find_pairs(data)
+    images = [_read(key, pair) for key, pair in enumerate(pairs)]
+    judges = None
+    if test is not None:
+        judges = [_read(key, pair) for key, pair in enumerate(find_pairs(test, classes)[0])]
+    digest = _digest(plan, images, judges)
+    out.mkdir(parents=True, exist_ok=True)
+    runs = [(strategy, seed) for seed in plan.seeds for strategy in plan.strategies]
+    found: dict[tuple[str, int], list[Round]] = {}
+    for number, (strategy, seed) in enumerate(runs):
+        which = {"plan": digest, "strategy": strategy, "seed": seed}
+        rounds = _kept(out / "runs.jsonl", which)
+        if not rounds:
+            for done in _run(strategy, seed, images, judges, classes, plan):
+                rounds.append(done)
+                progress(f"{strategy}, seed {seed}, {done.labels} labels", number, len(runs))
+            _keep(out / "runs.jsonl", which, rounds)
+        found[strategy, seed] = rounds
+        progress(f"{strategy}, seed {seed}", number + 1, len(runs))
+    return [row for strategy in plan.strategies for seed in plan.seeds for row in found[strategy, seed]]
 
 
-def _worth_redrawing(prefill: Mask, truth: Mask, tolerance_px: int) -> Mask:
-    """The errors that a human would not let pass."""
-    too_much = prefill & ~_grow(truth, tolerance_px)
-    too_little = truth & ~_grow(prefill, tolerance_px)
-    kept = np.zeros_like(truth)
-    for error in (too_much, too_little):  # apart: an extra and a missing region side by side are two
-        parts, count = ndimage.label(error, _EIGHT)
-        large = np.bincount(parts.ravel(), minlength=count + 1) >= (tolerance_px + 1) ** 2
-        large[0] = False
-        kept |= large[parts]
-    return kept
+def _run(
+    strategy: str,
+    seed: int,
+    images: list[_Image],
+    judges: list[_Image] | None,
+    classes: list[str],
+    plan: SimulationPlan,
+) -> Iterator[Round]:
+    """One strategy with one seed, round by round."""
+    pool = images
+    if judges is None:
+        pool, judges = split_by_scene(images, plan.test_share, seed)
+    labels = (len(pool),) if strategy == FULL else plan.labels
+    if labels[-1] > len(pool):
+        raise SimulationError(
+            f"{labels[-1]} labels are asked for, and there are {len(pool)} images to choose from; ask for "
+            "fewer labels, or give more images"
+        )
+    config = {"mode": MODE, "cache_gb": CACHE_GB, **plan.training, "seed": seed}
+    device = config.get("device", "auto")
+    labelled: dict[int, _Image] = {}
+    sides: dict[str, str] = {}
+    champion: Path | None = None
+    predictor: Predictor | None = None
+    pixels = touched = 0
+    with tempfile.TemporaryDirectory(prefix="elnet-simulate-") as scratch:
+        for number, count in enumerate(labels):
+            started = time.monotonic()
+            said = _look(predictor, pool)
+            corrections = {}
+            for image in _chosen(strategy, pool, labelled.keys(), said, count - len(labelled), seed):
+                corrections[image.key] = _annotate(image, said.get(image.key), plan.tolerance_px)
+                labelled[image.key] = image
+            sides = _sides(labelled.values(), sides, plan.holdout_share)
+            for key, parts in corrections.items():
+                image = labelled[key]
+                masks = np.stack([part.mask for part in parts])
+                side = Path(scratch, sides[image.scene])
+                snapshot_files.render(side, image.stem, image.raster, masks, classes)
+                pixels += sum(part.corrected_pixels for part in parts)
+                touched += any(part.touched for part in parts)
+            out = Path(scratch, f"model-{number}")
+            settings = TrainConfig.from_mapping(config if champion is None else config | {"mode": None})
+            train(Path(scratch, TRAIN), out, settings, init=champion)
+            challenger = Predictor(out, device, cache_gb=CACHE_GB)
+            holdout = Path(scratch, HOLDOUT)
+            promoted = not holdout.exists() or _is_better(challenger, predictor, holdout, classes)
+            if promoted:
+                champion, predictor = out, challenger
+            figures = _judge(_look(predictor, judges), judges, classes)
+            seconds = time.monotonic() - started
+            yield Round(strategy, seed, count, promoted, *figures, pixels / 1e6, touched, round(seconds, 1))
 
 
-def _grow(mask: Mask, pixels: int) -> Mask:
-    """Dilate by a chessboard distance."""
-    grown: Mask = ndimage.maximum_filter(mask.astype(np.uint8), 2 * pixels + 1, mode="constant") > 0
-    return grown
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A strategy over its seeds: medians, and the range of what is compared.
+
+    Attributes:
+        labels: so many there are.
+        seeds: runs that the medians are over.
+        fg_iou: median, with `lowest` and `highest`.
+        rose: of the runs, the share in which this round's `fg_iou` is above the round's before; None in the
+            first.
+        labels_for_target: labels at which the median curve reaches `TARGET` of what "all" reaches, linear
+            between rounds; None: it does not, or "all" was not run. The same in all rows of a strategy.
+    """
+
+    strategy: str
+    labels: int
+    seeds: int
+    fg_iou: float
+    lowest: float
+    highest: float
+    fg_iou_per_image: float
+    boundary_f1: float
+    spearman: float | None
+    aurc: float
+    corrected_pixels: float
+    touched: float
+    rose: float | None
+    labels_for_target: float | None
 
 
-def _shrink(mask: Mask) -> Mask:
-    """Erode by one pixel; what touches the image's border erodes there too."""
-    shrunk: Mask = ndimage.minimum_filter(mask.astype(np.uint8), 3, mode="constant") > 0
-    return shrunk
+def summarise(rounds: Sequence[Round]) -> list[Summary]:
+    """The rounds of a plan, strategy by strategy, with medians over the seeds."""
+    groups: dict[tuple[str, int], list[Round]] = {}
+    for row in rounds:
+        groups.setdefault((row.strategy, row.labels), []).append(row)
+    complete = [row.fg_iou for row in rounds if row.strategy == FULL]
+    target = TARGET * median(complete) if complete else None
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for (strategy, labels), rows in groups.items():
+        curves.setdefault(strategy, []).append((labels, median(r.fg_iou for r in rows)))
+    before: list[Round] = []
+    found = []
+    for (strategy, labels), rows in groups.items():
+        last = {row.seed: row.fg_iou for row in before if row.strategy == strategy}
+        ranks = [row.spearman for row in rows if row.spearman is not None]
+        found.append(
+            Summary(
+                strategy=strategy,
+                labels=labels,
+                seeds=len(rows),
+                fg_iou=median(row.fg_iou for row in rows),
+                lowest=min(row.fg_iou for row in rows),
+                highest=max(row.fg_iou for row in rows),
+                fg_iou_per_image=median(row.fg_iou_per_image for row in rows),
+                boundary_f1=median(row.boundary_f1 for row in rows),
+                spearman=median(ranks) if ranks else None,
+                aurc=median(row.aurc for row in rows),
+                corrected_pixels=median(row.corrected_pixels for row in rows),
+                touched=median(row.touched for row in rows),
+                rose=sum(row.fg_iou > last[row.seed] for row in rows) / len(rows) if last else None,
+                labels_for_target=None if target is None else _reached(curves[strategy], target),
+            )
+        )
+        before = rows
+    return found
+
+
+def _reached(curve: Sequence[tuple[int, float]], target: float) -> float | None:
+    """The labels at which a curve first reaches the target."""
+    for i, (labels, value) in enumerate(curve):
+        if value >= target:
+            if i == 0:
+                return float(labels)
+            few, low = curve[i - 1]
+            return few + (target - low) / (value - low) * (labels - few)
+    return None
+
+
+def _read(key: int, pair: Pair) -> _Image:
+    raster, truth, valid = read_pair(pair)
+    return _Image(key, pair.stem, pair.scene, raster, truth, valid)
+
+
+def _look(predictor: Predictor | None, images: Sequence[_Image]) -> dict[int, _Said]:
+    """What the version that serves says of each image; nothing while none does."""
+    said: dict[int, _Said] = {}
+    if predictor is None:
+        return said
+    for begin in range(0, len(images), _AT_ONCE):
+        group = images[begin : begin + _AT_ONCE]
+        for image, found in zip(group, predictor.predict([i.raster for i in group]), strict=True):
+            measured = signals(found.probability, found.edge, CUT, image.raster.valid)
+            quality = score(measured)
+            candidate = Candidate.of(image.key, quality, measured.to_dict(), found.embedding)
+            said[image.key] = _Said(found.probability > CUT, quality, candidate)
+    return said
+
+
+def _chosen(
+    strategy: str,
+    pool: Sequence[_Image],
+    labelled: Collection[int],
+    said: Mapping[int, _Said],
+    count: int,
+    seed: int,
+) -> list[_Image]:
+    """The next images to label; at random while no version serves, as in the loop."""
+    waiting = {image.key: image for image in pool if image.key not in labelled}
+    if not said:
+        nothing = [Candidate(key, 0.0, None) for key in waiting]
+        return [waiting[key] for key in order("random", nothing, [], count, seed)]
+    candidates = [said[key].candidate for key in waiting]
+    known = [e for key in labelled if (e := said[key].candidate.embedding) is not None]
+    return [waiting[key] for key in order(strategy, candidates, known, count, seed)]
+
+
+def _annotate(image: _Image, said: _Said | None, tolerance_px: int) -> list[Correction]:
+    """What the oracle submits for each class."""
+    prefills = [None] * len(image.truth) if said is None else list(said.mask & image.raster.valid)
+    return [correct(*pair, tolerance_px) for pair in zip(prefills, image.truth, strict=True)]
+
+
+def _sides(labelled: Iterable[_Image], known: dict[str, str], share: float) -> dict[str, str]:
+    """Which labelled scenes train and which judge for the gate, as in a snapshot."""
+    scenes = Counter(image.scene for image in labelled)
+    return assign(scenes, known, share) if share else dict.fromkeys(scenes, TRAIN)
+
+
+def _is_better(challenger: Predictor, champion: Predictor | None, holdout: Path, classes: list[str]) -> bool:
+    new, old = (
+        gate.image_scores(evaluation.evaluate(p, holdout, classes)["per_image"]) if p is not None else None
+        for p in (challenger, champion)
+    )
+    return gate.decide(new or [], old).promote
+
+
+def _judge(
+    said: Mapping[int, _Said], judges: Sequence[_Image], classes: list[str]
+) -> tuple[float, float, float, float | None, float]:
+    """`Round`'s figures from `fg_iou` to `aurc`. Where no version serves, every mask is empty."""
+    metrics = SegmentationMetrics(classes)
+    for image in judges:
+        mask = said[image.key].mask if said else np.zeros_like(image.truth)
+        metrics.update(mask, image.truth, image.valid, name=image.stem)
+    scores = metrics.compute()
+    qualities = [said[image.key].quality if said else 0.0 for image in judges]
+    ious = [entry["iou"] for entry in scores.per_image]
+    return (
+        scores.fg_iou,
+        scores.fg_iou_per_image,
+        scores.boundary_f1,
+        rank_correlation(qualities, ious),
+        aurc(risk_coverage(qualities, ious)),
+    )
+
+
+def _digest(plan: SimulationPlan, images: Sequence[_Image], judges: Sequence[_Image] | None) -> str:
+    """Of all that makes one run of a strategy and a seed differ from another."""
+    counted = {k: v for k, v in asdict(plan).items() if k not in ("strategies", "seeds")}
+    found = sha256(json.dumps(counted, sort_keys=True).encode())
+    for image in (*images, *(judges or ())):
+        found.update(f"{image.stem}\0".encode())
+        found.update(image.raster.pixels.tobytes())
+        found.update(np.packbits(image.truth).tobytes())
+    return found.hexdigest()[:16]
+
+
+def _kept(path: Path, which: Mapping[str, Any]) -> list[Round]:
+    """The rounds of a run that came to its end before; none if it did not."""
+    for line in path.read_text().splitlines() if path.exists() else ():
+        with suppress(ValueError):  # half a line, of a process that was killed
+            told = json.loads(line)
+            if which.items() <= told.items():
+                return [Round(**row) for row in told["rounds"]]
+    return []
+
+
+def _keep(path: Path, which: Mapping[str, Any], rounds: Sequence[Round]) -> None:
+    with path.open("a") as lines:
+        lines.write(json.dumps({**which, "rounds": [asdict(row) for row in rounds]}) + "\n")

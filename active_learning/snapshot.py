@@ -26,7 +26,7 @@ from active_learning.ledger.tables import (
 from active_learning.ledger.types import decode_masks
 from active_learning.living import current_ids
 from active_learning.ports import ImageSource, ImageUnavailableError
-from active_learning.snapshot_files import Entry, MisfitError, publish, render, workshop
+from active_learning.snapshot_files import WORK, Entry, MisfitError, publish, render, workshop
 from active_learning.split import HOLDOUT, TRAIN, assign
 from model.errors import ELNetError
 from model.raster import RasterError
@@ -147,7 +147,9 @@ def _render(
             left_out.append({**entry, "reason": str(error)})
             continue
         try:
-            entries.append({**entry, "weight": 1.0, **render(place, entry["stem"], raster, masks, classes)})
+            entries.append(
+                {**entry, "weight": 1.0, **render(place / WORK, entry["stem"], raster, masks, classes)}
+            )
         except MisfitError as error:
             left_out.append({**entry, "reason": str(error)})
     return entries, left_out

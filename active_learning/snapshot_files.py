@@ -26,6 +26,7 @@ from active_learning.split import HOLDOUT, TRAIN
 from model.errors import ELNetError
 from model.raster import Raster, write_mask, write_png
 
+WORK = "all"  # of the workshop: where images are rendered before it is known on which side they stand
 Entry = dict[str, Any]  # one image, as the manifest tells it
 
 
@@ -44,11 +45,13 @@ def workshop(folder: Path, name: str) -> Iterator[Path]:
         yield Path(path)
 
 
-def render(place: Path, stem: str, raster: Raster, masks: NDArray[np.bool_], classes: Sequence[str]) -> Entry:
-    """Write an image and its masks into the workshop.
+def render(
+    folder: Path, stem: str, raster: Raster, masks: NDArray[np.bool_], classes: Sequence[str]
+) -> Entry:
+    """Write an image and its masks.
 
     Args:
-        place: the workshop.
+        folder: gets images/ and masks/.
         stem: what its files are called.
         raster: the image.
         masks: (N, H, W) bool; empty ones may be (N, 0, 0).
@@ -62,7 +65,7 @@ def render(place: Path, stem: str, raster: Raster, masks: NDArray[np.bool_], cla
         RasterError: a file cannot be written.
     """
     masks = _fitting(masks, raster, len(classes))
-    image, *targets = _paths(place / "all", stem, classes)
+    image, *targets = _paths(folder, stem, classes)
     write_png(image, _with_alpha(raster))
     for path, mask in zip(targets, masks, strict=True):
         write_mask(path, mask)
@@ -71,7 +74,7 @@ def render(place: Path, stem: str, raster: Raster, masks: NDArray[np.bool_], cla
 
 
 def publish(place: Path, manifest: dict[str, Any], sha256: str, final: Path) -> None:
-    """Sort what was rendered into train and holdout, and move it to its place in one step.
+    """Sort what was rendered in `place / WORK` into train and holdout, and move it to its place in one step.
 
     A folder that stands there whole is left alone; one that somebody took files from is replaced.
     """
@@ -80,7 +83,7 @@ def publish(place: Path, manifest: dict[str, Any], sha256: str, final: Path) -> 
         entries = manifest[side]
         for stem in (entry["stem"] for entry in entries):
             for old, new in zip(
-                _paths(place / "all", stem, classes), _paths(finished / side, stem, classes), strict=True
+                _paths(place / WORK, stem, classes), _paths(finished / side, stem, classes), strict=True
             ):
                 new.parent.mkdir(parents=True, exist_ok=True)
                 old.rename(new)

@@ -130,7 +130,8 @@ def decide(context: CycleContext, journal: Journal) -> Outcome:
         metrics = challenger.metrics
         champion = metrics["champion"]
         decided = gate.decide(
-            _image_scores(metrics), _image_scores(champion) if champion is not None else None
+            gate.image_scores(metrics["per_image"]),
+            gate.image_scores(champion["per_image"]) if champion is not None else None,
         )
         said = {
             "promote": decided.promote,
@@ -277,10 +278,3 @@ def _predicted(context: CycleContext, project_id: int) -> int:
             .where(Project.id == project_id, Task.status.in_(routing.OPEN))
         )
         return session.scalar(query) or 0
-
-
-def _image_scores(metrics: Mapping[str, Any]) -> list[gate.ImageScore]:
-    return [
-        gate.ImageScore(s["image"], s["iou"], s["predicted_share"], s["truth_share"])
-        for s in metrics["per_image"]
-    ]

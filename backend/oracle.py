@@ -1,7 +1,7 @@
 """An oracle annotator at work in Label Studio: opens what the views offer, corrects the prefill, submits.
 
 It uses nothing but Label Studio's API, as the editor does, so that everything behind it (webhook, inbox,
-ledger, cycles) sees what it would see of a person. `active_learning.simulation` decides what it corrects.
+ledger, cycles) sees what it would see of a person. `active_learning.oracle` decides what it corrects.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from active_learning.simulation import correct
+from active_learning.oracle import correct
 from backend.label_config import parse_label_config
 from backend.label_studio import LabelStudio
 from backend.regions import masks_to_regions, regions_to_masks
@@ -33,7 +33,7 @@ class Touched:
         stem: whose truth it was.
         view: where it found the task.
         corrected_pixels: what it changed of the prefill.
-        seconds: what a person would have taken, by the simulation's assumed formula.
+        seconds: what a person would have taken, by the assumed formula of `active_learning.oracle.Effort`.
     """
 
     stem: str

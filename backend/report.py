@@ -39,7 +39,7 @@ class CycleReport:
         accepted_iou: mean IoU of the accepted masks with the truth; None when nothing was accepted.
         touched: images that a human had to open before this cycle (since the one before).
         corrected_pixels: pixels that the human changed in them.
-        human_s: seconds that the annotator would have taken, by the simulation's assumed formula.
+        human_s: seconds that the annotator would have taken, as `active_learning.oracle.Effort` assumes.
         seconds: wall time of the cycle itself, from snapshot to routed prefills.
     """
 

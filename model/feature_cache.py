@@ -24,6 +24,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from model.device import Precision, autocast, wants_bfloat16
+from model.hiera import AdaptedTrunk
+
 log = logging.getLogger(__name__)
 
 _FORMAT: Final = 1
@@ -36,6 +39,40 @@ def features_folder() -> Path:
     """`$ELNET_HOME/features`, or `features` in the user's cache folder; it need not exist."""
     root = os.environ.get("ELNET_HOME")
     return (Path(root).expanduser() if root else user_cache_path("elnet")) / "features"
+
+
+def keep_frozen(
+    encoder: AdaptedTrunk, trunk_sha256: str, device: torch.device, precision: Precision, cache_gb: float
+) -> Callable[[Tensor], list[Tensor]]:
+    """A network's `AdaptedTrunk.frozen`, with its results kept on disk where keeping them pays.
+
+    In mode "full" it does not: what never changes there is next to nothing.
+
+    Args:
+        encoder: on the device.
+        trunk_sha256: of its trunk's weights.
+        device: of the encoder.
+        precision: that it computes in.
+        cache_gb: of disk; 0: nothing is kept.
+
+    Returns:
+        (B, 3, H, W) float32, normalised -> the maps, float32 on the device.
+    """
+
+    def compute(images: Tensor) -> list[Tensor]:
+        with autocast(device, precision):
+            return [m.float() for m in encoder.frozen(images.to(device, non_blocking=True))]
+
+    if encoder.mode == "full" or not cache_gb:
+        return compute
+    digits = "bf16" if wants_bfloat16(device, precision) else "fp32"
+    network = f"{trunk_sha256} {encoder.mode} {digits} x{encoder.scale:g}"
+    cache = FeatureCache(features_folder(), int(cache_gb * 1e9), network)
+
+    def kept(images: Tensor) -> list[Tensor]:
+        return [m.to(device, non_blocking=True).float() for m in cache.features(images, compute)]
+
+    return kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +108,14 @@ class FeatureCache:
         """The features of a batch of crops.
 
         Args:
-            images: (B, 3, H, W) float32, normalised, on the CPU.
+            images: (B, 3, H, W) float32, normalised.
             compute: the same for crops that are not stored: (b, 3, H, W) -> maps (b, C_i, h_i, w_i) on any
                 device.
 
         Returns:
             Maps (B, C_i, h_i, w_i) float16 on the CPU, channels last in memory.
         """
-        paths = [self._path(image) for image in images]
+        paths = [self._path(image) for image in images.cpu()]
         found = [self._read(path) for path in paths]
         missing = [i for i, maps in enumerate(found) if maps is None]
         if missing:
@@ -87,7 +124,8 @@ class FeatureCache:
                 found[i] = of_crop = [m[n] for m in maps]
                 self._store(paths[i], of_crop)
         whole = [maps for maps in found if maps is not None]
-        return [torch.stack(level).permute(0, 3, 1, 2) for level in zip(*whole, strict=True)]
+        with torch.autocast("cpu", enabled=False):  # it takes no float16 on a CPU
+            return [torch.stack(level).permute(0, 3, 1, 2) for level in zip(*whole, strict=True)]
 
     def _path(self, image: Tensor) -> Path:
         digest = sha256(self._network)

@@ -222,6 +222,7 @@ class AdaptedTrunk(nn.Module):
         self, trunk: Any, spec: TrunkSpec, *, mode: str = "full", adapter_dim: int = 32, scale: float = 1.0
     ):
         super().__init__()
+        self.mode = mode
         self.scale = scale
         if mode not in MODES:
             raise TrunkError(f"unknown mode {mode!r} of the adapters; choose one of {', '.join(MODES)}")

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from model.checkpoint import load_checkpoint
 from model.device import autocast, pick_device
+from model.elnet import ELNetOutput
 from model.errors import ELNetError
+from model.feature_cache import keep_frozen
 from model.prompts import encode
 from model.raster import Raster
 from model.tiles import STRIDE, Window, extract, stitch, windows
@@ -60,19 +62,27 @@ class Predictor:
         checkpoint: a folder as `model.checkpoint.save_checkpoint` writes it.
         device: "auto", "cpu" or "cuda".
         batch_size: tiles that go through the network, and are held, at a time.
+        cache_gb: of disk for what the frozen trunk makes of each tile, see `model.feature_cache`: worth it
+            where the same images are predicted by version after version; 0: none.
 
     Raises:
         ELNetError: the checkpoint, its trunk or the device is not there, or damaged.
     """
 
-    def __init__(self, checkpoint: Path, device: str = "auto", batch_size: int = 8) -> None:
+    def __init__(
+        self, checkpoint: Path, device: str = "auto", batch_size: int = 8, cache_gb: float = 0.0
+    ) -> None:
         self.device = pick_device(device)
         self.batch_size = max(1, batch_size)
         self._model, self.card = load_checkpoint(checkpoint, self.device)
         self._model.eval()
         self._lock = threading.Lock()
-        self._mean = self._per_channel(self.card.normalisation["mean"])
-        self._std = self._per_channel(self.card.normalisation["std"])
+        encoder, trunk_sha256 = self._model.encoder, self.card.trunk_sha256
+        self._kept = keep_frozen(encoder, trunk_sha256, self.device, "auto", cache_gb) if cache_gb else None
+        self._mean, self._std = (
+            torch.tensor(self.card.normalisation[name], device=self.device).view(1, -1, 1, 1)
+            for name in ("mean", "std")
+        )
         self.tile = -(-self.card.size // STRIDE) * STRIDE
         self.halo = self.tile // HALO_SHARE
 
@@ -146,7 +156,7 @@ class Predictor:
             with self._lock, torch.inference_mode(), autocast(self.device):
                 x = pixels.to(self.device).permute(0, 3, 1, 2).float() / 255  # (B, 3, H, W)
                 said = prompt.to(self.device) if prompt is not None else None
-                output = self._model((x - self._mean) / self._std, said)
+                output = self._network((x - self._mean) / self._std, said)
                 maps = torch.cat([output.mask, output.edge], dim=1).float().sigmoid()  # (B, 2 N, H, W)
                 return maps.cpu().numpy(), output.embedding.float().cpu().numpy()
         except torch.OutOfMemoryError as error:
@@ -160,6 +170,13 @@ class Predictor:
         halves = [self._forward(*half) for half in zip(pixels.tensor_split(2), prompts, strict=True)]
         maps_of_halves, embeddings_of_halves = zip(*halves, strict=True)
         return np.concatenate(maps_of_halves), np.concatenate(embeddings_of_halves)
+
+    def _network(self, x: torch.Tensor, prompt: torch.Tensor | None) -> ELNetOutput:
+        """As `SAM2ELNet.forward`; the frozen part is read from disk where it is kept."""
+        if self._kept is None:
+            output: ELNetOutput = self._model(x, prompt)
+            return output
+        return self._model.decode(self._model.encoder.adapted(self._kept(x)), x.shape[-2:], prompt)
 
     def _assemble(self, image: Raster, tiles: Iterator[_Tile]) -> ImagePrediction:
         """One image's tiles -> its prediction."""
@@ -188,9 +205,6 @@ class Predictor:
     @property
     def _embedding_size(self) -> int:
         return self._model.encoder.channels[-1]
-
-    def _per_channel(self, values: Sequence[float]) -> torch.Tensor:
-        return torch.tensor(values, device=self.device).view(1, -1, 1, 1)
 
 
 def _inside(valid: NDArray[np.bool_], window: Window) -> NDArray[np.bool_]:

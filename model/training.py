@@ -27,10 +27,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from model.batches import Order, make_loader
 from model.checkpoint import ModelCard, check_vacant, load_checkpoint, load_trunk, save_checkpoint
 from model.data import Pair, SegmentationData, find_pairs
-from model.device import autocast, pick_device, wants_bfloat16
+from model.device import autocast, pick_device
 from model.elnet import SAM2ELNet
 from model.errors import ELNetError
-from model.feature_cache import FeatureCache, features_folder
+from model.feature_cache import keep_frozen
 from model.hiera import trunk_spec
 from model.losses import elnet_loss
 from model.train_config import MODE, TrainConfig, TrainingError
@@ -87,7 +87,9 @@ def train(
         prompted = config.prompted if model.prompt is not None else None
         crops = SegmentationData(pairs, config.size, seed=config.seed, views=views, prompted=prompted)
         snapshot = _digest(pairs)
-        frozen = _frozen_part(model.to(device), origin.trunk_sha256, config, device)
+        frozen = keep_frozen(
+            model.to(device).encoder, origin.trunk_sha256, device, config.precision, config.cache_gb
+        )
         last = _fit(model, crops, config, frozen, device, progress, warm=init is not None)
     measured = {
         "images": len(pairs),
@@ -170,27 +172,6 @@ def _digest(pairs: Sequence[Pair]) -> str:
         for path in (pair.image, *pair.masks):
             digest.update(sha256(path.read_bytes()).digest())
     return digest.hexdigest()
-
-
-def _frozen_part(
-    model: SAM2ELNet, trunk_sha256: str, config: TrainConfig, device: torch.device
-) -> Callable[[Tensor], list[Tensor]]:
-    """Images on the CPU -> what no adapter has a part in, on the device: kept on disk where there is such."""
-    half = wants_bfloat16(device, config.precision)
-
-    def compute(images: Tensor) -> list[Tensor]:
-        with autocast(device, config.precision):
-            return [m.float() for m in model.encoder.frozen(images.to(device, non_blocking=True))]
-
-    if model.mode == "full" or not config.cache_gb:
-        return compute
-    network = f"{trunk_sha256} {model.mode} {'bf16' if half else 'fp32'} x{model.encoder.scale:g}"
-    cache = FeatureCache(features_folder(), int(config.cache_gb * 1e9), network)
-
-    def kept(images: Tensor) -> list[Tensor]:
-        return [m.to(device, non_blocking=True).float() for m in cache.features(images, compute)]
-
-    return kept
 
 
 def _fit(

@@ -34,6 +34,10 @@ COMMANDS: Final = {
         "backend.cli.loop_commands:threshold_app",
         "The accept threshold: what if, set, undo.",
     ),
+    "simulate": (
+        "backend.cli.simulating:simulate",
+        "Replay the loop on labelled data: which strategy needs the fewest labels?",
+    ),
     "up": ("backend.cli.serve_commands:up", "Start everything on this machine, for people."),
     "demo": ("backend.cli.serve_commands:demo", "The whole loop, unattended, with a report."),
     "web": ("backend.cli.serve_commands:web", "Serve the ML contract and the webhook."),

@@ -1,162 +1,12 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import numpy as np
 import pytest
 
-from active_learning import acquisition, routing
-from active_learning.acquisition import Candidate, prioritise
-from active_learning.ledger import Prediction, Project, Task, TaskStatus
-
-
-def signals(
-    share: float = 0.2, empty: bool = False, peak: float = 1.0, usable: bool = True
-) -> dict[str, Any]:
-    return {"usable": usable, "classes": [{"foreground_share": share, "empty": empty, "peak": peak}]}
-
-
-def predicted(
-    loop: Any,
-    qualities: list[float],
-    embeddings: Any = None,
-    said: dict[str, Any] | None = None,
-    version: str = "elnet-0001",
-) -> list[int]:
-    version_id = loop.promote(version)
-    ids = loop.add(*["x"] * len(qualities))
-    with loop.ledger.session() as session:
-        for i, (task_id, quality) in enumerate(zip(ids, qualities, strict=True)):
-            session.add(
-                Prediction(
-                    task_id=task_id,
-                    model_version_id=version_id,
-                    masks=np.zeros((1, 4, 4), np.bool_),
-                    score=quality,
-                    quality=quality,
-                    signals=said or signals(),
-                    embedding=None if embeddings is None else np.asarray(embeddings[i], np.float32),
-                )
-            )
-        session.flush()
-        routing.route(session, session.get_one(Project, loop.project_id))
-    return ids
-
-
-def order(loop: Any) -> int:
-    return acquisition.reorder(loop.ledger, loop.project_id)
-
-
-def priorities(loop: Any, ids: list[int]) -> list[float | None]:
-    return [loop.task(i).priority for i in ids]
-
-
-def test_before_the_first_model_the_order_is_random_but_fixed(loop):
-    ids = loop.add(*["x"] * 50)
-    routing.settle(loop.ledger, loop.project_id)
-    assert order(loop) == 50
-    found = priorities(loop, ids)
-    assert all(p is not None and 0 <= p <= 1 for p in found)
-    assert len(set(found)) > 45
-    assert abs(np.corrcoef(found, range(50))[0, 1]) < 0.4
-    assert order(loop) == 0
-
-
-def test_what_the_model_is_less_sure_of_comes_first(loop):
-    ids = predicted(loop, [0.1, 0.5, 0.8])
-    order(loop)
-    low, middle, high = priorities(loop, ids)
-    assert 1 >= low > middle > high >= 0
-
-
-def test_among_equals_foreground_comes_first(loop):
-    (with_oil,) = predicted(loop, [0.5], said=signals(empty=False))
-    (without,) = predicted(loop, [0.5], said=signals(share=0.0, empty=True, peak=0.1))
-    order(loop)
-    assert loop.task(with_oil).priority > loop.task(without).priority
-
-
-def test_of_two_images_that_look_alike_only_one_comes_early(loop):
-    rng = np.random.default_rng(0)
-    others = rng.normal(size=(6, 16))
-    twin = rng.normal(size=16)
-    ids = predicted(loop, [0.30, 0.31, *[0.45] * 6], [twin, twin, *others])
-    order(loop)
-    first, second, *rest = priorities(loop, ids)
-    assert first == max(first, second, *rest)
-    assert second < min(rest)
-
-
-def test_an_outlier_comes_after_what_stands_for_many(loop):
-    """It is the least sure and the farthest from everything, which is what noise is."""
-    rng = np.random.default_rng(0)
-    crowds = [c + 0.2 * rng.normal(size=(8, 16)) for c in 4 * rng.normal(size=(3, 16))]
-    outlier = -sum(crowd.mean(axis=0) for crowd in crowds)
-    ids = predicted(loop, [0.5] * 24 + [0.1], [*np.concatenate(crowds), outlier])
-    order(loop)
-    found = priorities(loop, ids)
-    first = np.argsort(found)[::-1][:3]
-    assert sorted(i // 8 for i in first) == [0, 1, 2]  # one of each crowd
-
-
-def test_what_looks_like_a_labelled_image_comes_later(loop):
-    rng = np.random.default_rng(0)
-    known = rng.normal(size=16)
-    ids = predicted(loop, [0.5] * 5, [known, known, *rng.normal(size=(3, 16))])
-    loop.label(ids[0])
-    order(loop)
-    like, *unlike = priorities(loop, ids[1:])
-    assert like < min(unlike)
-
-
-def test_what_an_earlier_version_saw_of_a_labelled_image_counts_too(loop):
-    rng = np.random.default_rng(0)
-    known = rng.normal(size=16)
-    (first,) = predicted(loop, [0.5], [known])
-    loop.label(first)
-    ids = predicted(loop, [0.5] * 4, [known, *rng.normal(size=(3, 16))], version="elnet-0002")
-    order(loop)
-    like, *unlike = priorities(loop, ids)
-    assert like < min(unlike)
-
-
-def test_the_audit_is_worked_off_in_random_order_and_nobody_else_has_a_place(loop):
-    loop.configure(audit_share=0.8)
-    ids = predicted(loop, np.linspace(0.9, 1, 80).tolist())
-    audited = [i for i in ids if loop.task(i).status is TaskStatus.AUDIT]
-    assert 40 < len(audited) < 80
-    order(loop)
-    assert abs(np.corrcoef(priorities(loop, audited), range(len(audited)))[0, 1]) < 0.4
-    assert set(priorities(loop, [i for i in ids if i not in audited])) == {None}
-    loop.label(audited[0])
-    order(loop)
-    assert loop.task(audited[0]).priority is None
-
-
-def test_a_task_that_waits_for_the_new_champion_keeps_its_place(loop):
-    ids = predicted(loop, [0.2])
-    order(loop)
-    before = priorities(loop, ids)
-    loop.promote("elnet-0002")
-    order(loop)
-    assert priorities(loop, ids) == before
-
-
-def test_new_tasks_get_a_place_at_once_and_the_others_keep_theirs(loop):
-    (old,) = predicted(loop, [0.5])
-    order(loop)
-    before = loop.task(old).priority
-    low, high, accepted = predicted(loop, [0.1, 0.8, 0.95])
-    (unpredicted,) = loop.add("x")
-    with loop.ledger.session() as session:
-        session.get_one(Task, unpredicted).status = TaskStatus.REVIEW
-    assert acquisition.place_new(loop.ledger, loop.project_id) == 3
-    assert loop.task(old).priority == before
-    assert 1 >= loop.task(low).priority > loop.task(high).priority >= 0
-    assert loop.task(unpredicted).priority is not None
-    assert loop.task(accepted).priority is None
-    assert acquisition.place_new(loop.ledger, loop.project_id) == 0
+from active_learning import acquisition
+from active_learning.acquisition import STRATEGIES, AcquisitionError, Candidate, order, prioritise
 
 
 def plain_greedy(values, embeddings, count):
@@ -195,19 +45,6 @@ def test_a_long_queue_has_a_head_and_a_tail(monkeypatch):
     assert found == prioritise(candidates, [])
 
 
-def test_a_label_leaves_the_order_of_the_others_as_it_is(loop):
-    """Each change of a priority is a request to Label Studio."""
-    rng = np.random.default_rng(0)
-    ids = predicted(loop, rng.uniform(0, 0.8, 60).tolist(), rng.normal(size=(60, 16)))
-    order(loop)
-    before = dict(zip(ids, priorities(loop, ids), strict=True))
-    for first in sorted(ids, key=lambda i: before[i], reverse=True)[:3]:
-        loop.label(first)
-        assert order(loop) == 1  # its own
-    waiting = [i for i in ids if loop.task(i).status is TaskStatus.REVIEW]
-    assert priorities(loop, waiting) == pytest.approx([before[i] for i in waiting], abs=1e-4)
-
-
 @pytest.mark.parametrize("embedding", [None, np.zeros(4, np.float32), np.full(4, np.nan, np.float32)])
 def test_embeddings_that_say_nothing_do_no_harm(embedding):
     candidates = [Candidate(0, 0.3, embedding), Candidate(1, 0.5, np.ones(4, np.float32))]
@@ -225,9 +62,56 @@ def test_thousands_of_tasks_take_seconds():
     assert time.monotonic() - started < 20
 
 
-def test_a_task_in_review_without_a_usable_prediction_is_uncertain(loop):
-    (unusable,) = predicted(loop, [0.0], said=signals(usable=False))
-    (sure,) = predicted(loop, [0.85])
-    order(loop)
-    assert loop.task(unusable).status is TaskStatus.REVIEW
-    assert loop.task(unusable).priority > loop.task(sure).priority
+def crowds(sizes: list[int], seed: int = 0) -> list[Candidate]:
+    """Clusters of so many candidates each, one after another."""
+    rng = np.random.default_rng(seed)
+    points = [3 * rng.normal(size=8) + 0.1 * rng.normal(size=(n, 8)) for n in sizes]
+    return [Candidate(i, 0.3, e.astype(np.float32)) for i, e in enumerate(np.concatenate(points))]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy_gives_the_first_few_each_once_and_the_same_again(strategy: str) -> None:
+    candidates = crowds([12, 9, 7])
+    labelled = [c.embedding for c in candidates[:2] if c.embedding is not None]
+    first = order(strategy, candidates, labelled, 5, 1)
+    assert len(set(first)) == 5
+    assert first == order(strategy, candidates, labelled, 5, 1)
+    assert sorted(order(strategy, candidates, [], 99, 1)) == list(range(28))
+    assert order(strategy, [], [], 3, 1) == []
+    assert order(strategy, [Candidate(7, 0.5, None)], [], 3, 1) == [7]
+
+
+@pytest.mark.parametrize("strategy", ["k-centre", "typiclust", "hybrid"])
+def test_what_is_spread_out_takes_one_of_each_crowd(strategy: str) -> None:
+    first = order(strategy, crowds([10, 10, 10]), [], 3, 0)
+    assert sorted(key // 10 for key in first) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("strategy", ["k-centre", "typiclust", "hybrid"])
+def test_what_is_spread_out_leaves_crowds_that_hold_a_label_for_later(strategy: str) -> None:
+    candidates = crowds([10, 10, 10])
+    labelled = [c.embedding for c in candidates[:2] if c.embedding is not None]
+    first = order(strategy, candidates[2:], labelled, 2, 0)
+    assert sorted(key // 10 for key in first) == [1, 2]
+
+
+def test_random_hangs_on_the_seed() -> None:
+    candidates = crowds([30])
+    assert order("random", candidates, [], 10, 0) != order("random", candidates, [], 10, 1)
+
+
+def test_foreground_random_takes_predicted_foreground_first() -> None:
+    candidates = [Candidate(i, 0.5, None, foreground=i % 3 == 0) for i in range(30)]
+    first = order("foreground-random", candidates, [], 10, 0)
+    assert all(key % 3 == 0 for key in first)
+    assert first != sorted(first)
+
+
+def test_entropy_takes_the_highest() -> None:
+    candidates = [Candidate(i, 0.5, None, entropy=e) for i, e in enumerate([0.1, 0.9, 0.5])]
+    assert order("entropy", candidates, [], 2, 0) == [1, 2]
+
+
+def test_an_unknown_strategy_is_named() -> None:
+    with pytest.raises(AcquisitionError, match=r"no strategy 'best'.*hybrid"):
+        order("best", crowds([3]), [], 1, 0)

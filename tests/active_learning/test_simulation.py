@@ -1,111 +1,156 @@
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import array_shapes, arrays
-from scipy.ndimage import binary_dilation, binary_erosion, shift
+from PIL import Image
 
-from active_learning.simulation import Effort, correct
+from active_learning import simulation
+from active_learning.simulation import FULL, Round, SimulationError, SimulationPlan, simulate, summarise
 
-
-def blob(top: int = 20, left: int = 20, size: int = 30) -> np.ndarray:
-    mask = np.zeros((96, 96), np.bool_)
-    mask[top : top + size, left : left + size] = True
-    return mask
+NANO = {"trunk": "random-nano", "size": 32, "epochs": 2, "batch_size": 4, "width": 8, "adapter_dim": 4}
+PLAN = SimulationPlan(strategies=("hybrid", "random", FULL), seeds=(0, 1), labels=(4, 7), training=NANO)
 
 
-def test_without_a_prefill_the_truth_is_drawn():
-    truth = blob()
-    drawn = correct(None, truth)
-    assert (drawn.mask == truth).all()
-    assert drawn.touched
-    assert drawn.corrected_pixels == truth.sum()
-    # 3 s to look, one region, an outline of 4 x 30 - 4 pixels at 40 pixels a second
-    assert drawn.seconds == pytest.approx(3 + 2 + 116 / 40)
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty bright squares on a dark ground, and their masks."""
+    folder = tmp_path_factory.mktemp("data")
+    random = np.random.default_rng(0)
+    for name in ("images", "masks"):
+        (folder / name).mkdir()
+    for i in range(20):
+        mask = np.zeros((32, 32), np.uint8)
+        row, col = random.integers(2, 16, 2)
+        mask[row : row + 12, col : col + 12] = 255
+        pixels = np.clip(random.normal(60, 10, mask.shape) + 0.5 * mask, 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / "images" / f"scene{i}.png")
+        Image.fromarray(mask).save(folder / "masks" / f"scene{i}.png")
+    return folder
 
 
-def test_without_a_prefill_an_empty_truth_takes_a_look():
-    drawn = correct(None, np.zeros((8, 8), np.bool_))
-    assert not drawn.mask.any()
-    assert (drawn.touched, drawn.corrected_pixels, drawn.seconds) == (False, 0, Effort().look_s)
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ELNET_HOME", str(tmp_path / "home"))
 
 
-def test_a_right_prefill_is_submitted_as_it_is():
-    kept = correct(blob(), blob())
-    assert (kept.mask == blob()).all()
-    assert (kept.touched, kept.corrected_pixels) == (False, 0)
+def figures(rounds: list[Round]) -> list[Round]:
+    return [replace(row, seconds=0.0) for row in rounds]
 
 
-@pytest.mark.parametrize("spoil", [binary_dilation, binary_erosion])
-def test_a_boundary_that_is_a_little_off_is_let_pass(spoil):
-    prefill = spoil(blob(), np.ones((3, 3)), iterations=2)
-    kept = correct(prefill, blob(), tolerance_px=2)
-    assert not kept.touched
-    assert (kept.mask == prefill).all()
-    assert correct(prefill, blob(), tolerance_px=1).touched
+def test_strategies_and_seeds_side_by_side(data: Path, tmp_path: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    rounds = simulate(data, tmp_path / "out", PLAN, progress=lambda *said: told.append(said))
+    assert [(r.strategy, r.seed, r.labels) for r in rounds] == [
+        *(
+            (strategy, seed, labels)
+            for strategy in ("hybrid", "random")
+            for seed in (0, 1)
+            for labels in (4, 7)
+        ),
+        (FULL, 0, 12),
+        (FULL, 1, 12),
+    ]
+    assert told[-1][1:] == (6, 6)
+    for row in rounds:
+        assert 0 <= row.fg_iou <= 1
+        assert 0 <= row.aurc <= 1
+        assert row.promoted
+    first = {(r.seed, r.strategy): r.fg_iou for r in rounds if r.labels == 4}
+    assert first[0, "hybrid"] == first[0, "random"]  # the same first labels for every strategy
+    assert first[0, "hybrid"] != first[1, "hybrid"]
 
 
-def test_specks_are_let_pass_and_larger_errors_are_redrawn():
-    speck, slick = blob(70, 70, size=2), blob(70, 10, size=12)
-    prefill = blob() | speck | slick
-    corrected = correct(prefill, blob())
-    assert corrected.touched
-    assert (corrected.mask == (blob() | speck)).all()
-    assert corrected.corrected_pixels == slick.sum()
+def test_what_is_done_is_not_done_again(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    less = replace(PLAN, strategies=("random",), seeds=(0,))
+    first = simulate(data, tmp_path / "out", less)
+    kept = tmp_path / "out" / "runs.jsonl"
+    kept.write_text(kept.read_text() + '{"plan": "torn off')
+    with kept.open("a") as lines:
+        lines.write("\n")
+
+    ran: list[Any] = []
+    run = simulation._run
+    monkeypatch.setattr(simulation, "_run", lambda *a: (ran.append(a[:2]), run(*a))[1])
+    again = simulate(data, tmp_path / "out", replace(less, seeds=(0, 1)))
+    assert again[:2] == first
+    assert ran == [("random", 1)]
+    simulate(data, tmp_path / "out", replace(less, training={**NANO, "epochs": 1}))  # another plan
+    assert ran == [("random", 1), ("random", 0)]
 
 
-def test_a_missed_object_is_drawn_also_a_thin_one():
-    road = np.zeros((96, 96), np.bool_)
-    road[80:82, 5:90] = True
-    corrected = correct(blob(), blob() | road)
-    assert (corrected.mask == (blob() | road)).all()
+def test_the_same_plan_gives_the_same_figures(data: Path, tmp_path: Path) -> None:
+    plan = replace(PLAN, strategies=("hybrid",), seeds=(3,))
+    one, two = (simulate(data, tmp_path / name, plan) for name in ("one", "two"))
+    assert figures(one) == figures(two)
 
 
-def test_only_what_is_wrong_is_redrawn():
-    truth = blob()
-    prefill = shift(truth.astype(np.uint8), (1, 0), order=0).astype(np.bool_)  # a boundary one pixel off
-    prefill[20:50, 20:30] = False  # and a third is missing
-    corrected = correct(prefill, truth)
-    assert (corrected.mask[:, :30] == truth[:, :30])[21:49].all()
-    assert (corrected.mask[:, 40:] == prefill[:, 40:]).all()
+def test_a_folder_to_measure_on_leaves_everything_to_choose_from(data: Path, tmp_path: Path) -> None:
+    plan = replace(PLAN, strategies=(FULL,), seeds=(0,))
+    [row] = simulate(data, tmp_path / "out", plan, test=data)
+    assert row.labels == 20
 
 
-def test_more_to_redraw_takes_longer():
-    none = correct(blob(), blob()).seconds
-    some = correct(blob() | blob(70, 70, 10), blob()).seconds
-    all_of_it = correct(None, blob() | blob(70, 10, 20)).seconds
-    assert none < some < all_of_it
-    assert correct(None, blob(), effort=Effort(look_s=100)).seconds > 100
+def test_the_gate_may_keep_what_serves(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([True, False, True])
+    monkeypatch.setattr(simulation, "_is_better", lambda *_: next(answers))
+    plan = replace(PLAN, strategies=("random",), seeds=(0,), labels=(4, 6, 9), holdout_share=0.4)
+    first, second, third = simulate(data, tmp_path / "out", plan)
+    assert [row.promoted for row in (first, second, third)] == [True, False, True]
+    assert second.fg_iou == first.fg_iou
+    assert third.fg_iou != first.fg_iou
 
 
-masks = array_shapes(min_dims=2, max_dims=2, max_side=12).flatmap(
-    lambda shape: st.tuples(arrays(np.bool_, shape), arrays(np.bool_, shape))
+def test_nothing_serves_when_the_gate_refuses_the_first(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(simulation, "_is_better", lambda *_: False)
+    plan = replace(PLAN, strategies=("hybrid",), seeds=(0,), holdout_share=0.4)
+    for row in simulate(data, tmp_path / "out", plan):
+        assert (row.fg_iou, row.spearman, row.promoted) == (0, None, False)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"strategies": ("best",)}, r"no such strategy: best.*hybrid"),
+        ({"strategies": ()}, "none given"),
+        ({"seeds": ()}, "seed"),
+        ({"labels": (8, 8)}, "must rise"),
+        ({"labels": (1, 8)}, "2 or more"),
+        ({"labels": ()}, "must rise"),
+        ({"labels": (4, 13)}, "13 labels are asked for, and there are 12 images"),
+        ({"test_share": 1.0}, "between 0 and 1"),
+        ({"holdout_share": 1.0}, "between 0 and 1"),
+    ],
 )
+def test_a_plan_that_cannot_be_is_refused(
+    data: Path, tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(SimulationError, match=said):
+        simulate(data, tmp_path / "out", replace(PLAN, **change))
 
 
-@given(masks)
-def test_with_a_tolerance_of_zero_the_result_is_the_truth(pair):
-    prefill, truth = pair
-    assert (correct(prefill, truth, tolerance_px=0).mask == truth).all()
+def row(strategy: str, seed: int, labels: int, fg_iou: float) -> Round:
+    return Round(strategy, seed, labels, True, fg_iou, fg_iou, 0.5, 0.7, 0.2, labels / 10, labels, 1.0)
 
 
-@given(masks, st.integers(0, 4))
-def test_a_correction_never_makes_it_worse_and_is_always_the_same(pair, tolerance):
-    prefill, truth = pair
-    before = prefill.copy()
-    corrected = correct(prefill, truth, tolerance)
-    assert ((corrected.mask != truth) <= (prefill != truth)).all()
-    assert corrected.touched == (corrected.corrected_pixels > 0)
-    again = correct(prefill, truth, tolerance)
-    assert (again.mask == corrected.mask).all()
-    assert again.seconds == corrected.seconds
-    assert (prefill == before).all()
-
-
-def test_masks_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="one size"):
-        correct(np.zeros((3, 4), np.bool_), np.zeros((4, 3), np.bool_))
-    with pytest.raises(ValueError, match="tolerance"):
-        correct(None, blob(), tolerance_px=-1)
+def test_the_summary_is_of_medians_and_says_where_the_target_is_reached() -> None:
+    rounds = [
+        *(row("a", seed, 10, iou) for seed, iou in enumerate([0.2, 0.4, 0.9])),
+        *(row("a", seed, 20, iou) for seed, iou in enumerate([0.3, 0.6, 0.8])),
+        *(row("b", seed, 10, 0.1) for seed in range(3)),
+        *(row(FULL, seed, 99, 0.5 / 0.95) for seed in range(3)),
+    ]
+    first, second, other, _ = summarise(rounds)
+    assert (first.fg_iou, first.lowest, first.highest, first.seeds) == (0.4, 0.2, 0.9, 3)
+    assert first.rose is None
+    assert second.rose == pytest.approx(2 / 3)
+    assert other.rose is None
+    assert first.labels_for_target == second.labels_for_target == pytest.approx(15)
+    assert other.labels_for_target is None
+    assert json.dumps([s.strategy for s in (first, other)]) == '["a", "b"]'

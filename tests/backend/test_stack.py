@@ -7,6 +7,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -201,12 +202,24 @@ def test_a_second_stack_does_not_forget_the_first(tmp_path: Path, embedded: list
     assert embedded == []
 
 
+@pytest.fixture
+def hears_hangup() -> Iterator[None]:
+    """Also where the tests themselves run under nohup, whose children ignore it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize(
     ("number", "ends"),
     [(signal.SIGTERM, SystemExit), (signal.SIGHUP, SystemExit), (signal.SIGINT, KeyboardInterrupt)],
 )
 def test_signals_stop_every_server(
-    number: signal.Signals, ends: type[BaseException], tmp_path: Path, embedded: list[Embedded]
+    number: signal.Signals,
+    ends: type[BaseException],
+    tmp_path: Path,
+    embedded: list[Embedded],
+    hears_hangup: None,
 ) -> None:
     before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)]
     running: list[Any] = []

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from model.checkpoint import CheckpointError, ModelCard, load_trunk, save_checkpoint
 from model.device import DeviceError, autocast
 from model.elnet import ELNetOutput, SAM2ELNet
-from model.hiera import trunk_spec
+from model.hiera import Mode, trunk_spec
 from model.predictor import PredictionError, Predictor
 from model.raster import Raster
 
@@ -94,6 +94,26 @@ def test_the_network_itself_stands_behind_it(predictor: Predictor) -> None:
     np.testing.assert_allclose(found.probability, expected.mask[0].sigmoid(), atol=1e-5)
     np.testing.assert_allclose(found.edge, expected.edge[0].sigmoid(), atol=1e-5)
     np.testing.assert_allclose(found.embedding, expected.embedding[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["full", "late", "cached"])
+def test_what_is_kept_on_disk_changes_nothing_but_the_time(
+    mode: Mode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ELNET_HOME", str(tmp_path / "home"))
+    trunk, sha256 = load_trunk("random-nano")
+    model = SAM2ELNet(trunk, trunk_spec("random-nano"), 1, mode=mode, width=8)
+    card = ModelCard("nano-0001", "random-nano", sha256, ("water",), SIZE, model.architecture)
+    save_checkpoint(tmp_path / "nano", model, card)
+    images = [raster(50, 130), raster(64, 64, seed=1)]
+    [plain, again, kept] = [
+        Predictor(tmp_path / "nano", "cpu", cache_gb=gb).predict(images) for gb in (0, 1, 1)
+    ]
+    files = [path for path in (tmp_path / "home").rglob("*") if path.is_file()]
+    assert len(files) == (0 if mode == "full" else 4)  # tiles
+    for one, two, three in zip(plain, again, kept, strict=True):
+        np.testing.assert_array_equal(two.probability, three.probability)
+        np.testing.assert_allclose(one.probability, two.probability, atol=0.02)  # kept as float16
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -1,0 +1,132 @@
+"""The order of the review queue in the ledger: `Task.priority` of every task that waits for a human.
+
+What is in review stands in the order of `active_learning.acquisition`; before the first model in a random
+one, by a seed. The audit's order is random always: it is a sample, and must stay one when only its beginning
+is worked off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import ColumnElement, func, select, true, update
+from sqlalchemy.orm import Session
+
+from active_learning.acquisition import POOL, Candidate, prioritise, priority_of
+from active_learning.ledger import Ledger
+from active_learning.ledger.locking import lock_project
+from active_learning.ledger.tables import Prediction, Project, Task, TaskStatus
+from active_learning.routing import seeded
+
+QUEUES = (TaskStatus.REVIEW, TaskStatus.AUDIT)  # where people work
+DIGITS = 4  # a priority is rounded, so that noise does not write thousands of tasks to the tool
+
+
+def place_new(ledger: Ledger, project_id: int) -> int:
+    """Give a place to the tasks that have none, without thinking the whole order over.
+
+    As if each taught about itself alone. Quick, for the time while many are still to be predicted.
+
+    Returns:
+        How many got one.
+    """
+    with ledger.session(write=False) as session:
+        project = session.get_one(Project, project_id)
+        priorities: dict[int, float | None] = {}
+        for row in _standings(session, project, Task.priority.is_(None)):
+            if row.status is TaskStatus.REVIEW and row.signals is not None:
+                priorities[row.id] = round(priority_of(_candidate(row).value), DIGITS)
+            elif row.status in QUEUES:
+                priorities[row.id] = _chance(project, row)
+    return _write(ledger, project_id, priorities)
+
+
+def reorder(ledger: Ledger, project_id: int) -> int:
+    """Set `Task.priority` of every task that waits for a human; nobody else has one.
+
+    A task whose prediction by the champion is still to come keeps the priority it has. The thinking, which
+    may take a second, is done in a session that only reads.
+
+    Args:
+        ledger: the ledger.
+        project_id: the project.
+
+    Returns:
+        How many priorities changed.
+    """
+    with ledger.session(write=False) as session:
+        changes = _changes(session, session.get_one(Project, project_id))
+    return _write(ledger, project_id, changes)
+
+
+def _write(ledger: Ledger, project_id: int, priorities: dict[int, float | None]) -> int:
+    if priorities:
+        with ledger.session() as session:
+            lock_project(session, project_id)
+            session.execute(update(Task), [{"id": i, "priority": p} for i, p in sorted(priorities.items())])
+    return len(priorities)
+
+
+def _standings(session: Session, project: Project, which: ColumnElement[bool]) -> Sequence[Any]:
+    """Tasks among `which`; those in review, which it orders, with what the champion said of them."""
+    by_champion = (
+        (Prediction.task_id == Task.id)
+        & (Prediction.model_version_id == project.champion_id)
+        & (Task.status == TaskStatus.REVIEW)
+    )
+    said = (Prediction.quality, Prediction.signals, Prediction.embedding)
+    return session.execute(
+        select(Task.id, Task.status, Task.priority, *said)
+        .outerjoin(Prediction, by_champion)
+        .where(which, Task.project_id == project.id)
+        .order_by(Task.id)
+    ).all()
+
+
+def _changes(session: Session, project: Project) -> dict[int, float | None]:
+    """Task id -> its priority, where it is another than it has."""
+    rows = _standings(session, project, true())
+    candidates: list[Candidate] = []
+    priorities: dict[int, float | None] = {}
+    for row in rows:
+        if row.status is TaskStatus.REVIEW and row.signals is not None:
+            candidates.append(_candidate(row))
+        elif row.status is TaskStatus.REVIEW and row.priority is not None:
+            priorities[row.id] = row.priority
+        elif row.status in QUEUES:
+            priorities[row.id] = _chance(project, row)
+        else:
+            priorities[row.id] = None
+    labelled = _labelled(session, project)
+    for candidate, worth in zip(candidates, prioritise(candidates, labelled), strict=True):
+        priorities[candidate.key] = round(worth, DIGITS)
+    return {row.id: priorities[row.id] for row in rows if priorities[row.id] != row.priority}
+
+
+def _labelled(session: Session, project: Project) -> list[NDArray[np.float32]]:
+    """The embeddings of labelled images, by the last version that saw them: adapters change them a little.
+
+    Of more than `POOL`, those seen last.
+    """
+    last = (
+        select(func.max(Prediction.id))
+        .join(Task, Task.id == Prediction.task_id)
+        .where(Task.project_id == project.id, Task.status == TaskStatus.DONE)
+        .where(Prediction.embedding.is_not(None))
+        .group_by(Prediction.task_id)
+    )
+    query = select(Prediction.embedding).where(Prediction.id.in_(last)).order_by(Prediction.id.desc())
+    query = query.limit(POOL)
+    return [embedding for embedding in session.scalars(query) if embedding is not None]
+
+
+def _chance(project: Project, row: Any) -> float:
+    """A place by chance, the same each time for a project of this name."""
+    return round(seeded(row.status.value, project.name, row.id), DIGITS)
+
+
+def _candidate(row: Any) -> Candidate:
+    return Candidate.of(row.id, row.quality, row.signals, row.embedding)
