@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from active_learning import evaluation, fine_tuning, gate, prefill, quality, registry, routing
+from active_learning import evaluation, fine_tuning, gate, prefill, quality, registry, routing, split
 from active_learning.context import CycleContext
 from active_learning.journal import Journal
 from active_learning.ledger import (
@@ -132,6 +132,7 @@ def decide(context: CycleContext, journal: Journal) -> Outcome:
         decided = gate.decide(
             gate.image_scores(metrics["per_image"]),
             gate.image_scores(champion["per_image"]) if champion is not None else None,
+            more_labels=_has_more_labels(session, challenger, _project(session, journal.cycle_id).champion),
         )
         said = {
             "promote": decided.promote,
@@ -278,3 +279,11 @@ def _predicted(context: CycleContext, project_id: int) -> int:
             .where(Project.id == project_id, Task.status.in_(routing.OPEN))
         )
         return session.scalar(query) or 0
+
+
+def _has_more_labels(session: Session, challenger: ModelVersion, champion: ModelVersion | None) -> bool:
+    """Whether it was trained on more images than the champion, as far as both are known."""
+    if champion is None or challenger.snapshot_id is None or champion.snapshot_id is None:
+        return False
+    new, old = (session.get_one(Snapshot, v.snapshot_id) for v in (challenger, champion))
+    return len(new.manifest[split.TRAIN]) > len(old.manifest[split.TRAIN])

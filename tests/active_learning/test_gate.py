@@ -67,6 +67,26 @@ def test_a_tiny_holdout_decides_by_the_mean_and_says_so():
     assert "on 1 image;" in worse.reason
 
 
+def test_on_a_tiny_holdout_more_labels_have_the_benefit_of_the_doubt():
+    champion = scores(0.6, 0.6, 0.6, 0.6)
+    noisy, clear, same = scores(0.3, 0.8, 0.7, 0.5), scores(0.5, 0.55, 0.5, 0.55), champion  # -0.025, -0.075
+    doubted = decide(noisy, champion, more_labels=True)
+    assert doubted.promote
+    assert "within the standard error of 0.111, and it has learned from more labels" in doubted.reason
+    assert not decide(noisy, champion).promote
+    refused = decide(clear, champion, more_labels=True)
+    assert not refused.promote
+    assert "no less than the standard error of 0.014" in refused.reason
+    assert not decide(same, champion, more_labels=True).promote
+    assert not decide(scores(0.5), scores(0.6), more_labels=True).promote
+
+
+def test_on_a_larger_holdout_more_labels_change_nothing():
+    challenger, champion = around(0.595, seed=1), around(0.6)
+    assert decide(challenger, champion, more_labels=True) == decide(challenger, champion)
+    assert not decide(challenger, champion, more_labels=True).promote
+
+
 def test_an_empty_holdout_promotes_nobody():
     assert not decide([], None).promote
 

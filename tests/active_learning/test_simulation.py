@@ -97,7 +97,7 @@ def test_a_folder_to_measure_on_leaves_everything_to_choose_from(data: Path, tmp
 
 def test_the_gate_may_keep_what_serves(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter([True, False, True])
-    monkeypatch.setattr(simulation, "_is_better", lambda *_: next(answers))
+    monkeypatch.setattr(simulation, "_is_better", lambda *_, **__: next(answers))
     plan = replace(PLAN, strategies=("random",), seeds=(0,), labels=(4, 6, 9), holdout_share=0.4)
     first, second, third = simulate(data, tmp_path / "out", plan)
     assert [row.promoted for row in (first, second, third)] == [True, False, True]
@@ -108,7 +108,7 @@ def test_the_gate_may_keep_what_serves(data: Path, tmp_path: Path, monkeypatch: 
 def test_nothing_serves_when_the_gate_refuses_the_first(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(simulation, "_is_better", lambda *_: False)
+    monkeypatch.setattr(simulation, "_is_better", lambda *_, **__: False)
     plan = replace(PLAN, strategies=("hybrid",), seeds=(0,), holdout_share=0.4)
     for row in simulate(data, tmp_path / "out", plan):
         assert (row.fg_iou, row.spearman, row.promoted) == (0, None, False)
