@@ -12,8 +12,8 @@ With fewer than `MIN_IMAGES` images the interval is wider than the steps that mo
 every challenger back; it is left out. Nor can 2 be told from chance there, and what is known beforehand
 counts: a challenger that has learned from more labels is usually the better one. Such a challenger is held
 back only when the holdout speaks against it: when its mean is lower by a standard error or more. The reason
-says so. (In replays with 6 and 13 images, 2 alone held back three in eight that were better on other images,
-see docs/decisions.md.)
+says so. (In replays with 6 and 13 images, 2 alone held back 11 of 32 challengers, of which 7 were better on
+other images: docs/decisions.md.)
 
 The first model has no champion to beat. It is promoted if it is sane and its mean IoU, over the images where
 there is something to find, is at least `FLOOR`: below that a human labels faster without it.
