@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from active_learning.prefill import CUT, MaskPredictor
+from active_learning.signals import score, signals
 from model.errors import ELNetError
 from model.metrics import SegmentationMetrics
 from model.pairs import find_pairs, read_pair
@@ -37,7 +38,8 @@ def evaluate(
         each: called before each image; what it raises ends the evaluation.
 
     Returns:
-        The figures of `model.metrics.Scores` as JSON, with `per_image`.
+        The figures of `model.metrics.Scores` as JSON, with `per_image`, whose entries also have the `score`
+        of the prediction.
 
     Raises:
         EvaluationError: the model has other classes.
@@ -45,6 +47,7 @@ def evaluate(
     """
     pairs, names = find_pairs(folder, classes)
     metrics = SegmentationMetrics(names)
+    measured: list[float] = []
     for pair in pairs:
         each()
         image, truth, valid = read_pair(pair)
@@ -54,4 +57,8 @@ def evaluate(
                 f"{predictor.version} predicts {len(found.probability)} classes, {folder} holds {len(names)}"
             )
         metrics.update(found.probability > CUT, truth, valid, name=pair.stem)
-    return asdict(metrics.compute())
+        measured.append(score(signals(found.probability, found.edge, CUT, image.valid)))
+    figures = asdict(metrics.compute())
+    for entry, value in zip(figures["per_image"], measured, strict=True):
+        entry["score"] = value
+    return figures

@@ -143,10 +143,9 @@ def _decide_on_few(differences: NDArray[np.float64], change: str, more_labels: b
         return GateDecision(delta > 0, f"{verdict}: {few}, so the mean alone decided", delta)
     if delta > -error:
         doubt = f"within the standard error of {error:.3f}, and it has learned from more labels"
-        return GateDecision(True, f"promoted: {few}: {doubt}", delta)
-    return GateDecision(
-        False, f"not promoted: {few}, but no less than the standard error of {error:.3f}", delta
-    )
+        return GateDecision(True, f"promoted: {few}; that is {doubt}", delta)
+    beyond = f"but that is not within the standard error of {error:.3f}"
+    return GateDecision(False, f"not promoted: {few}, {beyond}", delta)
 
 
 def bootstrap(differences: NDArray[np.float64], seed: int = 0) -> tuple[float, float]:

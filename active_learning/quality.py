@@ -24,6 +24,7 @@ from active_learning.ledger.tables import (
 )
 from active_learning.living import current_ids
 from active_learning.signals import ClassSignals, Signals, score, signals
+from active_learning.snapshot_files import stem_of
 
 __all__ = [
     "MIN_SAMPLES",
@@ -33,6 +34,7 @@ __all__ = [
     "QualityError",
     "Signals",
     "audited",
+    "audited_by",
     "current_calibrator",
     "recalibrate",
     "score",
@@ -71,6 +73,36 @@ def audited(session: Session, project: Project) -> list[Audited]:
         .order_by(Label.id)
     )
     return [Audited(score, iou, scene) for score, iou, scene in rows if iou is not None]
+
+
+def audited_by(session: Session, project: Project, version: ModelVersion) -> list[Audited]:
+    """The audits that tell of one version: of masks that it made without knowing the label.
+
+    They are its own predictions that were audited, and the audited images of the holdout, on which it was
+    judged before it was promoted.
+    """
+    own = session.execute(
+        select(Task.id, Prediction.score, Label.prefill_iou, Task.scene)
+        .join(Label, Label.prediction_id == Prediction.id)
+        .join(Task, Task.id == Label.task_id)
+        .where(Label.id.in_(current_ids(project.id, (LabelSource.AUDIT,))), Label.prefill_iou.is_not(None))
+        .where(Prediction.model_version_id == version.id)
+        .order_by(Label.id)
+    ).all()
+    known = {task_id for task_id, *_ in own}
+    samples = [Audited(score, iou, scene) for _, score, iou, scene in own if iou is not None]
+    judged = {e["image"]: e for e in version.metrics.get("per_image", ()) if "score" in e}
+    labelled = session.execute(
+        select(Task.id, Task.scene)
+        .join(Label, Label.task_id == Task.id)
+        .where(Label.id.in_(current_ids(project.id, (LabelSource.AUDIT,))))
+        .order_by(Task.id)
+    )
+    for task_id, scene in labelled:
+        entry = judged.get(stem_of(task_id))
+        if entry is not None and task_id not in known:
+            samples.append(Audited(entry["score"], entry["iou"], scene))
+    return samples
 
 
 def recalibrate(session: Session, project: Project, version: ModelVersion) -> Calibration:

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from active_learning import thresholds
 from active_learning.ledger.locking import lock_project
 from active_learning.ledger.tables import ModelState, ModelVersion, Project, Promotion, Snapshot
 from active_learning.ledger.types import utc_now
@@ -148,3 +149,4 @@ def _serve(session: Session, version: ModelVersion, *, rollback: bool) -> None:
     project.champion = version
     session.add(Promotion(project_id=project.id, model_version_id=version.id, rollback=rollback))
     session.flush()
+    thresholds.keep(session, project)  # what was promised of the former champion says nothing of this one

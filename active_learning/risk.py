@@ -13,6 +13,7 @@ import numpy as np
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from active_learning.guarantee import upper_bound
 from active_learning.ledger.tables import Prediction, Project, Task, TaskStatus
 from active_learning.quality import audited, current_calibrator
 from active_learning.routing import OPEN, audit_draw, decide
@@ -113,8 +114,8 @@ class WhatIf:
     Attributes:
         threshold: None: nothing is accepted.
         accepted: masks that no human would see.
-        audit: masks that reach it and are drawn for the audit.
-        review: masks below it.
+        audit: masks that are drawn for the audit.
+        review: the others below it.
         waiting: tasks that the champion has not predicted, and failed ones.
         audited: audited masks that reach it.
         failures: those of them whose IoU with the label is below the acceptable one.
@@ -175,19 +176,9 @@ def what_if(
         audited=len(reached),
         failures=failures,
         realised_risk=failures / len(reached) if reached else None,
-        risk_bound=risk_bound(failures, len(reached), confidence),
+        risk_bound=upper_bound(failures, len(reached), confidence),
         warning=_warning(threshold, qualities, len(reached)),
     )
-
-
-def risk_bound(failures: int, samples: int, confidence: float = CONFIDENCE) -> float:
-    """Upper end of the one-sided Clopper-Pearson interval of a binomial share; 1 without samples."""
-    if failures >= samples:
-        return 1.0
-    # Imported here because it takes a second, which every command would pay.
-    from scipy.stats import beta
-
-    return float(beta.ppf(confidence, failures + 1, samples - failures))
 
 
 def _routes(session: Session, project: Project, threshold: float | None) -> list[TaskStatus]:

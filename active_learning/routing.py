@@ -28,7 +28,7 @@ def decide(
     Args:
         quality: predicted IoU in [0, 1]; None or not finite when there is none that can be used.
         threshold: the project's accept threshold; None: nothing is accepted without a human.
-        audit_share: share of the acceptable that humans check, in [0, 1].
+        audit_share: share of all masks, good or bad, that is drawn for the audit, in [0, 1].
         draw: uniform in [0, 1), see `audit_draw`.
 
     Returns:
@@ -36,14 +36,14 @@ def decide(
     """
     if quality is None or not math.isfinite(quality) or not 0 <= quality <= 1:
         return TaskStatus.REVIEW, "the model gave no usable score for this image, so a human must see it"
+    if draw < audit_share:
+        drawn = f"drawn at random for the audit ({audit_share:.0%} of all masks)"
+        return TaskStatus.AUDIT, f"{drawn}; predicted IoU {_shown(quality)}"
     if threshold is None:
         return TaskStatus.REVIEW, "the project has no accept threshold, so a human must see every mask"
     if quality < threshold:
         return TaskStatus.REVIEW, f"predicted IoU {_shown(quality)} is below the threshold {threshold:g}"
-    reached = f"predicted IoU {_shown(quality)} reaches the threshold {threshold:g}"
-    if draw < audit_share:
-        return TaskStatus.AUDIT, f"{reached}; drawn at random for the audit ({audit_share:.0%} of such masks)"
-    return TaskStatus.ACCEPTED, reached
+    return TaskStatus.ACCEPTED, f"predicted IoU {_shown(quality)} reaches the threshold {threshold:g}"
 
 
 def audit_draw(task_id: int, version: str) -> float:

@@ -26,7 +26,7 @@ from active_learning.ledger.tables import (
 from active_learning.ledger.types import decode_masks
 from active_learning.living import current_ids
 from active_learning.ports import ImageSource, ImageUnavailableError
-from active_learning.snapshot_files import WORK, Entry, MisfitError, publish, render, workshop
+from active_learning.snapshot_files import WORK, Entry, MisfitError, publish, render, stem_of, workshop
 from active_learning.split import HOLDOUT, TRAIN, assign
 from model.errors import ELNetError
 from model.raster import RasterError
@@ -139,7 +139,7 @@ def _render(
     """Write what can be used; the entries of that, and of what was left out."""
     entries, left_out = [], []
     for item in labelled:
-        entry = {"stem": f"{item.task_id:08d}", **item._asdict(), "source": item.source.value}
+        entry = {"stem": stem_of(item.task_id), **item._asdict(), "source": item.source.value}
         masks = decode_masks(entry.pop("masks"))
         try:
             raster = images.open(item.image_uri)

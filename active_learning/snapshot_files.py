@@ -34,6 +34,11 @@ class MisfitError(ELNetError):
     """A label and an image that do not belong together."""
 
 
+def stem_of(task_id: int) -> str:
+    """What a task's files are called."""
+    return f"{task_id:08d}"
+
+
 @contextmanager
 def workshop(folder: Path, name: str) -> Iterator[Path]:
     """A folder of our own inside `folder`, removed at the end; what a killed process left there, too."""

@@ -14,7 +14,17 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from active_learning import evaluation, fine_tuning, gate, prefill, quality, registry, routing, split
+from active_learning import (
+    evaluation,
+    fine_tuning,
+    gate,
+    prefill,
+    quality,
+    registry,
+    routing,
+    split,
+    thresholds,
+)
 from active_learning.context import CycleContext
 from active_learning.journal import Journal
 from active_learning.ledger import (
@@ -170,10 +180,16 @@ def recalibrate(context: CycleContext, journal: Journal) -> Outcome:
             return Outcome("There is no model to calibrate yet.")
         calibration = quality.recalibrate(session, project, project.champion)
         kind, samples, name = calibration.kind, calibration.samples, project.champion.name
+        moved, found = thresholds.keep(session, project)
     if kind == "identity":
         message = f"{samples} audits are too few to calibrate {name} on; its scores count as they are."
     else:
         message = f"Calibrated {name} on {samples} audits."
+    if moved is not None:
+        to = "none" if moved.to_value is None else f"{moved.to_value:.3f}"
+        message += f" The threshold is {to} now, as {moved.why} asks for."
+    elif found is not None:
+        message += " The promise leaves the threshold where it is."
     return Outcome(message, {"kind": kind, "samples": samples})
 
 

@@ -1,30 +1,40 @@
-"""The accept threshold: who moved it, when and why. What one costs is told by `active_learning.risk`."""
+"""The accept threshold: who moved it, when and why, and the promise that moves it by itself.
+
+A lead sets a threshold (`set_threshold`), or states a promise (`promise`) and lets the audits find the
+loosest threshold that keeps it (`active_learning.guarantee`). A promise stands: with each new champion and
+after each cycle its threshold is found anew (`keep`), and where the audits of a new champion do not yet
+suffice, nothing is accepted until they do. When audits of what was accepted contradict it, auto-accept is
+switched off (`watch`), and only a lead's decision brings it back. What a threshold costs is told by
+`active_learning.risk`.
+"""
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
+
+import numpy as np
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from active_learning.guarantee import Guarantee, Promise, guarantee
 from active_learning.ledger.locking import lock_project
-from active_learning.ledger.tables import Project, ThresholdChange
-from active_learning.risk import RiskPoint, ThresholdError, WhatIf, check, risk_bound, risk_coverage, what_if
+from active_learning.ledger.tables import Label, LabelSource, Prediction, Project, Task, ThresholdChange
+from active_learning.living import current_ids
+from active_learning.quality import audited_by, current_calibrator
+from active_learning.risk import ThresholdError, check
 from active_learning.routing import route
 
-__all__ = [
-    "RiskPoint",
-    "ThresholdError",
-    "WhatIf",
-    "history",
-    "risk_bound",
-    "risk_coverage",
-    "set_threshold",
-    "undo",
-    "what_if",
-]
+LOOP = "elnet"  # who moves the threshold when no person does
+FALSE_ALARM = 0.05  # chance of ever switching off while the promise holds
 
 
 def set_threshold(
-    session: Session, project: Project, value: float | None, who: str, why: str
+    session: Session,
+    project: Project,
+    value: float | None,
+    who: str,
+    why: str,
+    standing: Promise | None = None,
 ) -> ThresholdChange:
     """Move the accept threshold, write down the change, and route every current prediction again.
 
@@ -34,24 +44,31 @@ def set_threshold(
         value: predicted IoU in [0, 1] from which a mask is accepted; None: nothing is accepted.
         who: the lead.
         why: the reason, for those who come later.
+        standing: the promise that stands from now on; None: none, the number is the lead's own.
 
     Raises:
-        ThresholdError: not in [0, 1], the same as now, or nobody or no reason is named.
+        ThresholdError: not in [0, 1], nothing would change, or nobody or no reason is named.
     """
     check(value)
     if not who.strip() or not why.strip():
         raise ThresholdError("a change of the threshold needs who made it and why")
     lock_project(session, project.id)
-    before = project.accept_threshold
-    if before == value:
+    before, promised = project.accept_threshold, None if standing is None else asdict(standing)
+    if before == value and project.promise == promised:
         raise ThresholdError(f"the threshold of project {project.name!r} is {_shown(value)} already")
     change = ThresholdChange(
-        project_id=project.id, who=who.strip()[:200], from_value=before, to_value=value, why=why.strip()
+        project_id=project.id,
+        who=who.strip()[:200],
+        from_value=before,
+        to_value=value,
+        why=why.strip(),
+        promise=promised,
     )
     session.add(change)
-    project.accept_threshold = value
+    project.accept_threshold, project.promise = value, promised
     session.flush()
-    route(session, project)
+    if before != value:
+        route(session, project)
     return change
 
 
@@ -61,11 +78,13 @@ def undo(session: Session, project: Project, who: str) -> ThresholdChange:
     Raises:
         ThresholdError: it was never changed.
     """
-    last = next(iter(history(session, project)), None)
-    if last is None:
+    changes = history(session, project)
+    if not changes:
         raise ThresholdError(f"the threshold of project {project.name!r} was never changed")
+    last, earlier = changes[0], changes[1] if len(changes) > 1 else None
     why = f"undoes the change to {_shown(last.to_value)} by {last.who} of {last.at:%Y-%m-%d %H:%M} UTC"
-    return set_threshold(session, project, last.from_value, who, why)
+    standing = Promise(**earlier.promise) if earlier is not None and earlier.promise else None
+    return set_threshold(session, project, last.from_value, who, why, standing)
 
 
 def history(session: Session, project: Project) -> list[ThresholdChange]:
@@ -77,6 +96,132 @@ def history(session: Session, project: Project) -> list[ThresholdChange]:
             .order_by(ThresholdChange.id.desc())
         )
     )
+
+
+def standing(project: Project) -> Promise | None:
+    """The promise that sets the project's threshold; None: a lead's number does, or nothing."""
+    return None if project.promise is None else Promise(**project.promise)
+
+
+def assess(session: Session, project: Project, promised: Promise) -> Guarantee:
+    """What the champion's audits say of a promise. Without a champion there is none.
+
+    The audits are graded by the calibration that was fitted on them and on those of earlier versions.
+    """
+    if project.champion is None:
+        return guarantee([], [], promised)
+    samples = audited_by(session, project, project.champion)
+    qualities = current_calibrator(session, project.champion.id).predict([s.score for s in samples])
+    return guarantee(qualities.tolist(), [s.iou for s in samples], promised, [s.scene for s in samples])
+
+
+def promise(
+    session: Session, project: Project, promised: Promise, who: str, why: str
+) -> tuple[ThresholdChange, Guarantee]:
+    """Let a promise set the threshold, now and after each cycle.
+
+    Where the audits do not suffice yet, nothing is accepted; the guarantee says how many more it takes.
+
+    Raises:
+        ThresholdError: nothing would change, or nobody or no reason is named.
+    """
+    lock_project(session, project.id)
+    found = assess(session, project, promised)
+    return set_threshold(session, project, found.threshold, who, f"{why} ({promised})", promised), found
+
+
+def keep(session: Session, project: Project) -> tuple[ThresholdChange | None, Guarantee | None]:
+    """Find the threshold of the standing promise anew.
+
+    Meant for moments that the audits did not choose, such as the end of a cycle: looking after each single
+    audit until one looks good would spend the confidence.
+
+    Returns:
+        The change, if the threshold moved, and the guarantee; None and None without a promise.
+    """
+    promised = standing(project)
+    if promised is None:
+        return None, None
+    lock_project(session, project.id)
+    found = assess(session, project, promised)
+    if found.threshold == project.accept_threshold:
+        return None, found
+    version = project.champion.name if project.champion else "no version"
+    why = f"the promise on {version}'s {found.samples} audits ({promised})"
+    return set_threshold(session, project, found.threshold, LOOP, why, promised), found
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """What audits since the threshold's last move say of the promise.
+
+    Attributes:
+        audited: of masks that the champion would have had accepted; one of each scene.
+        failures: of these, with an IoU below the promised one.
+        evidence: against the promise, an e-value: a bet that wins where more than the promised risk fails. 1
+            says nothing; at 1 / `FALSE_ALARM` the promise counts as broken.
+    """
+
+    audited: int
+    failures: int
+    evidence: float
+
+    @property
+    def broken(self) -> bool:
+        """Whether the promise counts as broken."""
+        return self.evidence >= 1 / FALSE_ALARM
+
+
+def watched(session: Session, project: Project) -> Watch | None:
+    """Look at the standing promise; None where there is none, or nothing is accepted by it.
+
+    It may be looked at at any time: while the promise holds, the chance that the evidence ever reaches
+    1 / `FALSE_ALARM` is at most `FALSE_ALARM` (Ville's inequality; Ramdas et al. 2023, "Game-theoretic
+    statistics and safe anytime-valid inference").
+    """
+    promised, changes = standing(project), history(session, project)
+    if promised is None or project.accept_threshold is None or not changes:
+        return None
+    rows = session.execute(
+        select(Label.prefill_iou, Task.scene)
+        .join(Prediction, Label.prediction_id == Prediction.id)
+        .join(Task, Task.id == Label.task_id)
+        .where(Label.id.in_(current_ids(project.id, (LabelSource.AUDIT,))), Label.prefill_iou.is_not(None))
+        .where(Prediction.model_version_id == project.champion_id, Label.received_at > changes[0].at)
+        .where(Prediction.quality >= project.accept_threshold)
+        .order_by(Label.id)
+    ).all()
+    first = {scene: iou for iou, scene in reversed(rows)}
+    failures = sum(iou < promised.iou for iou in first.values() if iou is not None)
+    return Watch(len(first), failures, evidence(failures, len(first), promised.risk))
+
+
+def evidence(failures: int, samples: int, risk: float) -> float:
+    """The e-value against "at most `risk` fail": a mixture of bets on larger shares.
+
+    Each bet is a likelihood ratio of a share above the risk to the risk itself, whose mean is at most 1 under
+    every share up to the risk.
+    """
+    shares = risk + (1 - risk) * (np.arange(20) + 0.5) / 20
+    logs = failures * np.log(shares / risk) + (samples - failures) * np.log((1 - shares) / (1 - risk))
+    return float(np.exp(np.minimum(logs, 700)).mean())
+
+
+def watch(session: Session, project: Project) -> ThresholdChange | None:
+    """Switch auto-accept off when the promise is broken.
+
+    Returns:
+        The change; None while the promise holds, or there is none.
+    """
+    seen, promised = watched(session, project), standing(project)
+    if seen is None or promised is None or not seen.broken:
+        return None
+    why = (
+        f"the promise is broken: {seen.failures} of {seen.audited} audits of accepted masks had an IoU "
+        f"below {promised.iou:g}, where at most {promised.risk:.0%} were promised. Nothing is accepted until "
+        "a lead decides anew"
+    )
+    return set_threshold(session, project, None, LOOP, why)
 
 
 def _shown(value: float | None) -> str:

@@ -61,7 +61,7 @@ class DemoPlan:
         labels_per_cycle: labels that start the first cycle; None: a tenth of the images, from 8 to 24.
         label_growth: each later cycle waits for so many times the labels that there are: 1 doubles them.
         accept_threshold: predicted IoU from which a mask is accepted.
-        audit_share: of what would be accepted.
+        audit_share: of all masks; the annotator takes half of each cycle's labels from there, if there are.
         holdout_share: of the labelled images; larger than in earnest, for a gate needs some to judge by.
         tolerance_px: boundary errors that the oracle lets pass.
         training: overrides of `model.training.TrainConfig`.
@@ -231,7 +231,8 @@ class Demo:
         """Work off what is asked for until a cycle is due; ask for it when the queue runs dry before."""
         with self._ledger.session(write=False) as session:
             wanted = triggers.wanted(session, session.get_one(Project, self._project_id))
-        touched = self._oracle.work(_VIEWS, wanted)
+        touched = self._oracle.work(_VIEWS[:1], wanted // 2)
+        touched += self._oracle.work(_VIEWS[::-1], wanted - len(touched))
         if 0 < len(touched) < wanted:
             self._wait("the labels", self._is_settled)
             with self._ledger.session() as session:

@@ -19,7 +19,7 @@ from typing import Self
 
 from sqlalchemy import select
 
-from active_learning import prefill, triggers
+from active_learning import prefill, thresholds, triggers
 from active_learning.context import CycleContext, Interrupted, interruptible
 from active_learning.jobs import CycleJobs
 from active_learning.ledger import Ledger, Project
@@ -125,6 +125,7 @@ class Worker:
             predicted = self._attempt(f"prefill of {project.name}", partial(self._predict, project.id))
             push = partial(self._push, project.id, busy=predicted > 0)
             done += predicted + self._attempt(f"push of {project.name}", push, needs_tool=True)
+            done += self._attempt(f"promise of {project.name}", partial(self._watch, project.id))
             done += self._attempt(f"trigger of {project.name}", partial(self._trigger, project.id))
         self._context.predictors.keep([p.champion_id for p in projects if p.champion_id is not None])
         return done
@@ -175,6 +176,18 @@ class Worker:
             said = ", ".join(f"{count} {name}" for name, count in told.items())
             log.info("pushed to project %d: %s", project_id, said)
         return sum(told.values()) - report.unconfirmed
+
+    def _watch(self, project_id: int) -> int:
+        """Switch auto-accept off when audits contradict the project's promise."""
+        with self._ledger.session(write=False) as session:
+            seen = thresholds.watched(session, session.get_one(Project, project_id))
+        if seen is None or not seen.broken:
+            return 0
+        with self._ledger.session() as session:
+            change = thresholds.watch(session, session.get_one(Project, project_id))
+            if change is not None:
+                log.warning("auto-accept of project %d is off: %s", project_id, change.why)
+        return 1
 
     def _trigger(self, project_id: int) -> int:
         """Ask for a cycle when one is due."""

@@ -81,7 +81,7 @@ class TaskStatus(enum.StrEnum):
     WAITING = "waiting"  # no prediction by the champion yet (or there is no champion yet)
     REVIEW = "review"  # a human must see it
     ACCEPTED = "accepted"  # accepted without a human
-    AUDIT = "audit"  # would have been accepted, drawn for the audit: a human must see it
+    AUDIT = "audit"  # drawn at random for the audit: a human must see it, whatever its quality
     DONE = "done"  # a human labelled it
     SKIPPED = "skipped"  # a human refused to label it
     FAILED = "failed"  # its image cannot be read: `Task.failure` says why; a human must see it
@@ -92,7 +92,7 @@ class LabelSource(enum.StrEnum):
     """Who said so, and why they were asked."""
 
     HUMAN = "human"  # from the review queue, or unasked
-    AUDIT = "audit"  # a random audit of what would have been accepted: calibrates
+    AUDIT = "audit"  # a random audit: calibrates
     MACHINE = "machine"  # an accepted prediction, never truth
 
 
@@ -153,6 +153,7 @@ class Project(Base):
     )
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     label_growth: Mapped[float] = mapped_column(default=0.0, server_default="0")  # see triggers.wanted
+    promise: Mapped[dict[str, Any] | None]  # fields of guarantee.Promise: sets the threshold by itself
 
     champion: Mapped[ModelVersion | None] = relationship(foreign_keys=[champion_id], post_update=True)
 
@@ -459,6 +460,7 @@ class ThresholdChange(Base):
     to_value: Mapped[float | None]
     why: Mapped[str] = mapped_column(Text)
     at: Mapped[datetime] = mapped_column(default=utc_now)
+    promise: Mapped[dict[str, Any] | None]  # that stands from then on
 
 
 class WorkerLease(Base):

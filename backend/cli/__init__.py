@@ -31,8 +31,8 @@ COMMANDS: Final = {
     "cycles": ("backend.cli.loop_commands:cycles_app", "The retraining cycles: list, log, cancel."),
     "models": ("backend.cli.loop_commands:models_app", "The model versions: list, promote, roll back."),
     "threshold": (
-        "backend.cli.loop_commands:threshold_app",
-        "The accept threshold: what if, set, undo.",
+        "backend.cli.threshold_commands:threshold_app",
+        "The accept threshold: what if, promise, set, undo.",
     ),
     "simulate": (
         "backend.cli.simulating:simulate",

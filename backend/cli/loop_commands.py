@@ -1,4 +1,4 @@
-"""Commands for leads: cycles, model versions, the accept threshold, the ledger."""
+"""Commands for leads: cycles, model versions, the ledger."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ import typer
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from active_learning import registry, thresholds, triggers
+from active_learning import registry, triggers
 from active_learning.ledger import (
     Cycle,
     CycleEvent,
     CycleState,
     Ledger,
     ModelVersion,
-    Project,
-    ThresholdChange,
 )
 from backend.cli.common import (
     JsonOption,
@@ -38,12 +36,11 @@ _HINT_S = 10.0  # a worker that runs takes a cycle sooner
 
 cycles_app = typer.Typer(help="The retraining cycles.", no_args_is_help=False)
 models_app = typer.Typer(help="The model versions of a project.", no_args_is_help=False)
-threshold_app = typer.Typer(help="The accept threshold of a project.", no_args_is_help=False)
 ledger_app = typer.Typer(help="The ledger's tables.", no_args_is_help=True)
 
 
 class LoopCommandError(ELNetError):
-    """What was asked for cannot be done to this cycle, version or threshold."""
+    """What was asked for cannot be done to this cycle or version."""
 
 
 def retrain(
@@ -136,54 +133,6 @@ def rollback(project: ProjectOption = None) -> None:
     typer.echo(f"{name} serves {found.name!r} again.")
 
 
-@threshold_app.callback(invoke_without_command=True)
-def threshold(context: typer.Context, project: ProjectOption = None, json_: JsonOption = False) -> None:
-    """What each accept threshold would accept, and what audits say of it."""
-    if hand_down(context, project, json_):
-        return
-    with ledger_session(write=False) as session:
-        found = find_project(session, project)
-        rows = [_what_if_row(session, found, value) for value in _ladder(found.accept_threshold)]
-    show(rows, as_json=json_, empty="")
-
-
-@threshold_app.command("set")
-def set_threshold(
-    value: Annotated[
-        str, typer.Argument(help="Predicted IoU from 0 to 1, or `none`: nothing without a human.")
-    ],
-    why: Annotated[str, typer.Option(help="The reason, for the record.")],
-    project: ProjectOption = None,
-) -> None:
-    """Move the accept threshold; every image is routed again."""
-    number = _parse_threshold(value)
-    with ledger_session(write=True) as session:
-        found = find_project(session, project)
-        change = thresholds.set_threshold(session, found, number, who(), why)
-    _tell_move(found, change)
-
-
-@threshold_app.command("undo")
-def undo_threshold(project: ProjectOption = None) -> None:
-    """Take back the last move of the accept threshold; a second undo brings it back."""
-    with ledger_session(write=True) as session:
-        found = find_project(session, project)
-        change = thresholds.undo(session, found, who())
-    _tell_move(found, change)
-
-
-@threshold_app.command("history")
-def threshold_history(project: ProjectOption = None, json_: JsonOption = False) -> None:
-    """Who moved the threshold, when, from what to what, and why."""
-    with ledger_session(write=False) as session:
-        found = find_project(session, project)
-        rows = [
-            {"at": c.at, "who": c.who, "from": c.from_value, "to": c.to_value, "why": c.why}
-            for c in thresholds.history(session, found)
-        ]
-    show(rows, as_json=json_, empty=f"The threshold of {found.name!r} was never moved.")
-
-
 @ledger_app.command("upgrade")
 def upgrade() -> None:
     """Make the tables, or bring them to this version."""
@@ -210,11 +159,6 @@ def _wait(ledger: Ledger, cycle_id: int, *, quiet: bool) -> dict[str, Any]:
             typer.echo(f"No worker has begun cycle {cycle_id} yet: is one running? (elnet worker)", err=True)
             hint_at = math.inf
         time.sleep(_POLL_S)
-
-
-def _tell_move(project: Project, change: ThresholdChange) -> None:
-    before, after = ("none" if value is None else value for value in (change.from_value, change.to_value))
-    typer.echo(f"The accept threshold of {project.name!r} moved from {before} to {after}.")
 
 
 def _get_cycle(session: Session, cycle_id: int) -> Cycle:
@@ -250,37 +194,4 @@ def _model_row(version: ModelVersion) -> dict[str, Any]:
         "created": version.created_at,
         "promoted": version.promoted_at,
         "sha256": version.sha256[:12],
-    }
-
-
-def _ladder(current: float | None) -> list[float]:
-    steps = {0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95}
-    return sorted(steps | ({current} if current is not None else set()))
-
-
-def _parse_threshold(text: str) -> float | None:
-    if text.lower() == "none":
-        return None
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not 0 <= value <= 1:
-        raise LoopCommandError(f"{text!r} is not a threshold: give a number from 0 to 1, or `none`.")
-    return value
-
-
-def _what_if_row(session: Session, project: Project, value: float) -> dict[str, Any]:
-    tried = thresholds.what_if(session, project, value)
-    return {
-        "threshold": value,
-        "now": "*" if value == project.accept_threshold else "",
-        "accepted": tried.accepted,
-        "audit": tried.audit,
-        "review": tried.review,
-        "audited": tried.audited,
-        "failures": tried.failures,
-        "risk": tried.realised_risk,
-        "risk_bound": tried.risk_bound,
-        "note": tried.warning,
     }

@@ -59,7 +59,7 @@ def test_audits_pair_the_score_of_the_prediction_with_its_iou_against_the_label(
 
 def test_only_audits_that_live_count_and_no_label_of_the_review_queue(loop):
     version = loop.promote()
-    audit(loop, version, [0.5])  # below the threshold: review, not audit
+    audit(loop, version, [0.5], audit_share=0.0)
     (buried,) = audit(loop, version, [0.95])
     loop.bury(loop.labels(buried)[0].tool_annotation_id)
     with loop.ledger.session(write=False) as session:
@@ -76,7 +76,7 @@ def test_with_few_audits_the_identity_is_written_down(loop):
 def test_enough_audits_grade_predictions_and_tasks_anew(loop):
     version = loop.promote()
     ids = audit(loop, version, np.linspace(0.9, 1, quality.MIN_SAMPLES).tolist())
-    (waiting,) = audit(loop, version, [0.7])  # not accepted, so reviewed and no audit
+    (waiting,) = audit(loop, version, [0.7], audit_share=0.0)  # below the threshold: review
     calibration = recalibrate(loop, version)
     assert (calibration.kind, calibration.samples) == ("isotonic", quality.MIN_SAMPLES)
     assert loop.predictions(ids[0])[0].quality == pytest.approx(0.5)

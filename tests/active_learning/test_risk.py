@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from active_learning import routing
+from active_learning.guarantee import upper_bound
 from active_learning.ledger import Prediction, Project
-from active_learning.risk import ThresholdError, risk_bound, risk_coverage, what_if
+from active_learning.risk import ThresholdError, risk_coverage, what_if
 
 UNIT = st.floats(0, 1)
 SIDE = 32
@@ -42,16 +43,6 @@ def test_each_point_of_the_table_is_what_accepting_from_there_on_gives(pairs):
 def test_what_is_no_sample_is_refused(qualities, ious):
     with pytest.raises(ThresholdError):
         risk_coverage(qualities, ious)
-
-
-def test_the_bound_is_clopper_and_pearsons():
-    # "with 0 failures a 95 % bound of 5 % needs about 59 samples": 0.95^59 = 0.0485
-    assert risk_bound(0, 59) <= 0.05 < risk_bound(0, 58)
-    assert risk_bound(0, 1) == pytest.approx(0.95)
-    assert risk_bound(0, 0) == risk_bound(3, 3) == 1
-    # one failure in ten: the share for which one failure or none has a chance of 5 %
-    p = risk_bound(1, 10)
-    assert (1 - p) ** 10 + 10 * p * (1 - p) ** 9 == pytest.approx(0.05)
 
 
 def predict(loop: Any, version: int, qualities: list[float], usable: bool = True) -> list[int]:
@@ -115,7 +106,7 @@ def test_what_if_reads_the_risk_off_the_audits(loop):
     assert (strict.audited, strict.failures, strict.realised_risk) == (3, 0, 0)
     assert strict.warning is None
     assert (loose.audited, loose.failures, loose.realised_risk) == (4, 1, 0.25)
-    assert loose.risk_bound == pytest.approx(risk_bound(1, 4))
+    assert loose.risk_bound == pytest.approx(upper_bound(1, 4, 0.95))
     assert "0.650" in ask(loop, 0.3).warning
 
 

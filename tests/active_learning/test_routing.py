@@ -39,8 +39,10 @@ def route(loop: Any, *ids: int) -> int:
         (0.95, 0.9, 0.5, TaskStatus.ACCEPTED, "0.950 reaches the threshold 0.9"),
         (0.9, 0.9, 0.5, TaskStatus.ACCEPTED, "reaches"),
         (0.8999, 0.9, 0.5, TaskStatus.REVIEW, "0.899 is below the threshold 0.9"),
-        (0.95, 0.9, 0.05, TaskStatus.AUDIT, "drawn at random for the audit (10% of such masks)"),
-        (0.85, 0.9, 0.05, TaskStatus.REVIEW, "below"),
+        (0.95, 0.9, 0.05, TaskStatus.AUDIT, "drawn at random for the audit (10% of all masks)"),
+        (0.85, 0.9, 0.05, TaskStatus.AUDIT, "predicted IoU 0.850"),
+        (0.85, None, 0.05, TaskStatus.AUDIT, "drawn at random"),
+        (None, 0.9, 0.05, TaskStatus.REVIEW, "no usable score"),
         (1.0, None, 0.5, TaskStatus.REVIEW, "no accept threshold"),
         (None, 0.0, 0.5, TaskStatus.REVIEW, "no usable score"),
         (math.nan, 0.0, 0.5, TaskStatus.REVIEW, "no usable score"),
@@ -57,7 +59,7 @@ def test_a_decision_and_its_reason(quality, threshold, draw, status, words):
 @given(st.floats(), st.floats(0, 1) | st.none(), st.floats(0, 1), st.floats(0, 1, exclude_max=True))
 def test_nothing_below_the_threshold_is_ever_accepted(quality, threshold, share, draw):
     status, _ = routing.decide(quality, threshold, share, draw)
-    if status is not TaskStatus.REVIEW:
+    if status is TaskStatus.ACCEPTED:
         assert threshold is not None
         assert threshold <= quality <= 1
 
@@ -131,11 +133,11 @@ def test_a_decision_is_written_once_and_again_only_when_it_changes(loop):
     assert [d.status for d in loop.decisions(task)] == ["accepted", "review"]
 
 
-def test_the_audit_share_is_drawn_from_what_would_be_accepted(loop):
+def test_the_audit_share_is_drawn_from_all_masks_good_or_bad(loop):
     ids = loop.add(*["x"] * 200)
     version = loop.promote()
     for task in ids:
-        store(loop, task, version, 0.95)
+        store(loop, task, version, 0.95 if task % 2 else 0.3)
     loop.configure(audit_share=0.2)
     route(loop)
     drawn = {i for i in ids if loop.task(i).status is TaskStatus.AUDIT}

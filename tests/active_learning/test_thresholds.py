@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from active_learning import routing, thresholds
-from active_learning.ledger import Prediction, Project
+from active_learning.guarantee import Guarantee, Promise
+from active_learning.ledger import ModelVersion, Prediction, Project, ThresholdChange
 from active_learning.thresholds import ThresholdError
 
 
@@ -95,3 +96,162 @@ def test_a_label_by_a_person_stays_when_the_threshold_moves(loop):
     loop.label(task)
     move(loop, 0.1)
     assert statuses(loop, [task]) == ["done"]
+
+
+PROMISE = Promise(iou=0.6, risk=0.1, confidence=0.9)
+SQUARE = np.zeros((1, 32, 32), np.bool_)
+SQUARE[:, 8:24, 8:24] = True
+
+
+def audits(loop: Any, version: int, good: int, bad: int, *, quality: float = 0.8) -> list[int]:
+    """Audited predictions of a version; what is bad has an IoU of 0 with the label."""
+    share = loop.project().audit_share
+    loop.configure(audit_share=1.0)
+    ids = loop.add(*["x"] * (good + bad))
+    with loop.ledger.session() as session:
+        for number, task_id in enumerate(ids):
+            session.add(
+                Prediction(
+                    task_id=task_id,
+                    model_version_id=version,
+                    masks=SQUARE if number < good else ~SQUARE,
+                    score=quality,
+                    quality=quality,
+                    signals={"usable": True, "classes": []},
+                )
+            )
+        session.flush()
+        routing.route(session, session.get_one(Project, loop.project_id))
+    for task_id in ids:
+        loop.label(task_id, SQUARE)
+    loop.configure(audit_share=share)
+    return ids
+
+
+def promise(loop: Any, promised: Promise = PROMISE) -> Guarantee:
+    with loop.ledger.session() as session:
+        project = session.get_one(Project, loop.project_id)
+        return thresholds.promise(session, project, promised, "lea", "the customer asks for it")[1]
+
+
+def keep(loop: Any) -> float | None:
+    with loop.ledger.session() as session:
+        project = session.get_one(Project, loop.project_id)
+        change, _ = thresholds.keep(session, project)
+        assert change is None or (change.who, change.promise) == ("elnet", project.promise)
+        return project.accept_threshold
+
+
+def watch(loop: Any) -> tuple[thresholds.Watch | None, ThresholdChange | None]:
+    with loop.ledger.session() as session:
+        project = session.get_one(Project, loop.project_id)
+        return thresholds.watched(session, project), thresholds.watch(session, project)
+
+
+def test_a_promise_sets_the_threshold_and_stands(loop):
+    (waiting,) = predicted(loop, 0.85)
+    audits(loop, loop.promote(), good=25, bad=0, quality=0.8)
+    found = promise(loop)
+    assert (found.threshold, found.samples) == (0.8, 25)
+    assert loop.project().accept_threshold == 0.8
+    assert statuses(loop, [waiting]) == ["accepted"]
+    [(who, before, after, why)] = history(loop)
+    assert (who, before, after) == ("lea", 0.9, 0.8)
+    assert why == f"the customer asks for it ({PROMISE})"
+    with pytest.raises(ThresholdError, match="already"):
+        promise(loop)
+
+
+def test_a_promise_that_cannot_be_kept_yet_accepts_nothing_until_it_can(loop):
+    (waiting,) = predicted(loop, 0.95)
+    version = loop.promote()
+    audits(loop, version, good=10, bad=0, quality=0.9)
+    found = promise(loop)
+    assert found.threshold is None
+    assert found.more == 34
+    assert statuses(loop, [waiting]) == ["review"]
+    assert keep(loop) is None
+    audits(loop, version, good=12, bad=0, quality=0.9)
+    assert keep(loop) == 0.9
+    assert statuses(loop, [waiting]) == ["accepted"]
+    assert len(history(loop)) == 2
+
+
+def test_a_new_champion_has_to_earn_the_promise_anew(loop):
+    audits(loop, loop.promote("elnet-0001"), good=25, bad=0)
+    promise(loop)
+    second = loop.promote("elnet-0002")
+    assert loop.project().accept_threshold is None
+    audits(loop, second, good=22, bad=0, quality=0.7)
+    assert keep(loop) == 0.7
+
+
+def test_audited_images_of_the_holdout_tell_of_a_new_champion(loop):
+    old = audits(loop, loop.promote("elnet-0001"), good=25, bad=0)
+    second = loop.promote("elnet-0002")
+    entries = [{"image": f"{task_id:08d}", "iou": 0.9, "score": 0.7} for task_id in old]
+    entries.append({"image": "00099999", "iou": 0.0, "score": 0.9})  # of the holdout, but never audited
+    with loop.ledger.session() as session:
+        session.get_one(ModelVersion, second).metrics = {"per_image": entries}
+    assert promise(loop).threshold == 0.7
+    loop.bury(loop.labels(old[0])[0].tool_annotation_id)
+    with loop.ledger.session(write=False) as session:
+        project = session.get_one(Project, loop.project_id)
+        assert thresholds.assess(session, project, PROMISE).samples == 24
+
+
+def test_a_number_of_a_leads_own_ends_the_promise_and_undo_brings_it_back(loop):
+    audits(loop, loop.promote(), good=25, bad=0)
+    promise(loop)
+    move(loop, 0.95)
+    assert loop.project().promise is None
+    assert keep(loop) == 0.95
+    with loop.ledger.session() as session:
+        thresholds.undo(session, session.get_one(Project, loop.project_id), "max")
+    assert loop.project().accept_threshold == 0.8
+    assert thresholds.standing(loop.project()) == PROMISE
+
+
+def test_without_a_model_nothing_can_be_promised_and_the_promise_waits(loop):
+    assert promise(loop).samples == 0
+    assert loop.project().accept_threshold is None
+    audits(loop, loop.promote(), good=25, bad=0)
+    assert keep(loop) == 0.8
+
+
+def test_audits_that_contradict_the_promise_switch_auto_accept_off(loop):
+    (waiting,) = predicted(loop, 0.85)
+    version = loop.promote()
+    audits(loop, version, good=25, bad=0)
+    promise(loop)
+    assert watch(loop) == (thresholds.Watch(0, 0, 1.0), None)
+    audits(loop, version, good=6, bad=1)
+    audits(loop, version, good=0, bad=3, quality=0.5)  # below the threshold: nothing was promised of these
+    seen, change = watch(loop)
+    assert (seen.audited, seen.failures, seen.broken, change) == (7, 1, False, None)
+    audits(loop, version, good=1, bad=5)
+    seen, change = watch(loop)
+    assert (seen.audited, seen.failures, seen.broken) == (13, 6, True)
+    assert change.who == "elnet"
+    assert "6 of 13 audits of accepted masks had an IoU below 0.6, where at most 10%" in change.why
+    assert (loop.project().accept_threshold, loop.project().promise) == (None, None)
+    assert statuses(loop, [waiting]) == ["review"]
+    assert watch(loop) == (None, None)
+    assert keep(loop) is None, "only a lead brings it back"
+
+
+def test_the_alarm_is_seldom_false_however_often_one_looks():
+    random = np.random.default_rng(0)
+    false = caught = 0
+    for _ in range(400):
+        kept, broken = (np.cumsum(random.uniform(size=200) < p) for p in (0.1, 0.3))
+        false += any(thresholds.evidence(int(k), n, 0.1) >= 20 for n, k in enumerate(kept, start=1))
+        caught += any(thresholds.evidence(int(k), n, 0.1) >= 20 for n, k in enumerate(broken[:60], start=1))
+    assert false / 400 <= 0.05
+    assert caught / 400 > 0.85
+
+
+def test_evidence_of_nothing_says_nothing_and_huge_counts_do_not_overflow():
+    assert thresholds.evidence(0, 0, 0.1) == pytest.approx(1)
+    assert thresholds.evidence(0, 100, 0.1) < 0.1
+    assert np.isfinite(thresholds.evidence(100_000, 100_000, 0.1))

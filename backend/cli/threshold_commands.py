@@ -1,0 +1,200 @@
+"""`elnet threshold`: what a threshold costs, setting it, and the promise that sets it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+from sqlalchemy.orm import Session
+
+from active_learning import risk, thresholds
+from active_learning.guarantee import Guarantee, Promise
+from active_learning.ledger import Project, ThresholdChange
+from backend.cli.common import JsonOption, ProjectOption, find_project, hand_down, ledger_session, show, who
+from model.errors import ELNetError
+
+threshold_app = typer.Typer(help="The accept threshold of a project.", no_args_is_help=False)
+
+
+class ThresholdCommandError(ELNetError):
+    """A threshold or promise that cannot be read."""
+
+
+@threshold_app.callback(invoke_without_command=True)
+def threshold(context: typer.Context, project: ProjectOption = None, json_: JsonOption = False) -> None:
+    """What each accept threshold would accept, and what audits say of it."""
+    if hand_down(context, project, json_):
+        return
+    with ledger_session(write=False) as session:
+        found = find_project(session, project)
+        rows = [_what_if_row(session, found, value) for value in _ladder(found.accept_threshold)]
+    show(rows, as_json=json_, empty="")
+
+
+@threshold_app.command("set")
+def set_threshold(
+    value: Annotated[
+        str, typer.Argument(help="Predicted IoU from 0 to 1, or `none`: nothing without a human.")
+    ],
+    why: Annotated[str, typer.Option(help="The reason, for the record.")],
+    project: ProjectOption = None,
+) -> None:
+    """Move the accept threshold; every image is routed again."""
+    number = _parse_threshold(value)
+    with ledger_session(write=True) as session:
+        found = find_project(session, project)
+        change = thresholds.set_threshold(session, found, number, who(), why)
+    _tell_move(found, change)
+
+
+@threshold_app.command("undo")
+def undo_threshold(project: ProjectOption = None) -> None:
+    """Take back the last move of the accept threshold; a second undo brings it back."""
+    with ledger_session(write=True) as session:
+        found = find_project(session, project)
+        change = thresholds.undo(session, found, who())
+    _tell_move(found, change)
+
+
+@threshold_app.command("history")
+def threshold_history(project: ProjectOption = None, json_: JsonOption = False) -> None:
+    """Who moved the threshold, when, from what to what, and why."""
+    with ledger_session(write=False) as session:
+        found = find_project(session, project)
+        rows = [
+            {"at": c.at, "who": c.who, "from": c.from_value, "to": c.to_value, "why": c.why}
+            for c in thresholds.history(session, found)
+        ]
+    show(rows, as_json=json_, empty=f"The threshold of {found.name!r} was never moved.")
+
+
+@threshold_app.command("promise")
+def promise(
+    at_most: Annotated[
+        float | None,
+        typer.Option("--risk", help="Of the accepted masks at most this share may be bad: 0.1 is a tenth."),
+    ] = None,
+    iou: Annotated[
+        float | None, typer.Option("--iou", help="A mask is bad when its IoU with the truth is below this.")
+    ] = None,
+    confidence: Annotated[
+        float, typer.Option(help="How sure to be, over the chance of which masks were audited.")
+    ] = 0.9,
+    set_: Annotated[
+        bool, typer.Option("--set", help="Let the promise set the threshold, now and after each cycle.")
+    ] = False,
+    why: Annotated[str, typer.Option(help="The reason, for the record; needed with --set.")] = "",
+    project: ProjectOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """What can be promised about the accepted masks, and from which threshold on.
+
+    Without --risk and --iou: the promise that stands.
+    """
+    if (at_most is None) != (iou is None):
+        raise ThresholdCommandError("a promise needs both --risk and --iou, such as --risk 0.1 --iou 0.6")
+    if set_ and (iou is None or not why.strip()):
+        raise ThresholdCommandError('--set needs --risk, --iou and --why "the reason"')
+    with ledger_session(write=set_) as session:
+        found = find_project(session, project)
+        if iou is not None and at_most is not None:
+            asked = Promise(iou, at_most, confidence)
+        else:
+            stands = thresholds.standing(found)
+            if stands is None:
+                raise ThresholdCommandError(
+                    f"No promise stands in {found.name!r}. Try one: "
+                    "elnet threshold promise --risk 0.1 --iou 0.6"
+                )
+            asked = stands
+        if set_:
+            _, answer = thresholds.promise(session, found, asked, who(), why)
+        else:
+            answer = thresholds.assess(session, found, asked)
+        what_if = risk.what_if(session, found, answer.threshold, asked.iou, asked.confidence)
+        watch = thresholds.watched(session, found) if thresholds.standing(found) == asked else None
+        version = found.champion.name if found.champion else None
+    if json_:
+        facts = {"project": found.name, "version": version, "promise": asdict(asked), **asdict(answer)}
+        facts |= {"would_accept": what_if.accepted, "set": set_}
+        typer.echo(json.dumps(facts | {"watch": asdict(watch) if watch else None}, indent=2))
+        return
+    typer.echo(f"Promise: {asked}.")
+    for line in _told(answer, asked, version, what_if.accepted):
+        typer.echo(line)
+    if watch is not None:
+        typer.echo(
+            f"Since it was set, {watch.audited} accepted masks were audited, {watch.failures} of them bad; "
+            f"evidence against the promise {watch.evidence:.2g}, and at {1 / thresholds.FALSE_ALARM:.0f} "
+            "auto-accept switches itself off."
+        )
+    if set_:
+        typer.echo(f"It stands now in {found.name!r}; the threshold follows it after each cycle.")
+
+
+def _told(answer: Guarantee, asked: Promise, version: str | None, accepted: int) -> list[str]:
+    """A guarantee in sentences."""
+    if version is None:
+        return ["No model version serves yet, so there is nothing to accept."]
+    audits = f"{answer.samples} audited scene{'' if answer.samples == 1 else 's'} tell of {version}"
+    if answer.threshold is not None:
+        return [
+            f"{audits}. It can be kept from predicted IoU {answer.threshold:.3f} on: {answer.reached} "
+            f"audited masks reach that, {answer.failures} of them bad, so of all accepted ones at most "
+            f"{answer.risk_bound:.1%} are likely to be.",
+            f"That would accept {accepted} of the images that wait now.",
+        ]
+    lines = [f"{audits}. It cannot be kept yet, so nothing would be accepted."]
+    if answer.more is not None:
+        lines.append(f"About {answer.more} more audits would do, if they turn out as those so far.")
+    elif answer.samples:
+        lines.append(
+            "More audits of this version would not help: of the better half of its masks too many are bad. "
+            "Ask for a lower --iou or a higher --risk, or train on more labels."
+        )
+    if answer.best_risk is not None:
+        lines.append(
+            f"What can be promised today at IoU {asked.iou:g} and confidence {asked.confidence:g} is a risk "
+            f"of {answer.best_risk:.2f}."
+        )
+    return lines
+
+
+def _tell_move(project: Project, change: ThresholdChange) -> None:
+    before, after = ("none" if value is None else value for value in (change.from_value, change.to_value))
+    typer.echo(f"The accept threshold of {project.name!r} moved from {before} to {after}.")
+
+
+def _ladder(current: float | None) -> list[float]:
+    steps = {0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95}
+    return sorted(steps | ({current} if current is not None else set()))
+
+
+def _parse_threshold(text: str) -> float | None:
+    if text.lower() == "none":
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not 0 <= value <= 1:
+        raise ThresholdCommandError(f"{text!r} is not a threshold: give a number from 0 to 1, or `none`.")
+    return value
+
+
+def _what_if_row(session: Session, project: Project, value: float) -> dict[str, Any]:
+    tried = risk.what_if(session, project, value)
+    return {
+        "threshold": value,
+        "now": "*" if value == project.accept_threshold else "",
+        "accepted": tried.accepted,
+        "audit": tried.audit,
+        "review": tried.review,
+        "audited": tried.audited,
+        "failures": tried.failures,
+        "risk": tried.realised_risk,
+        "risk_bound": tried.risk_bound,
+        "note": tried.warning,
+    }
