@@ -59,7 +59,8 @@ class DemoPlan:
         cycles: retraining cycles.
         limit: images at most; which, and which are labelled first, hangs on `seed`.
         labels_per_cycle: labels that start the first cycle; None: a tenth of the images, from 8 to 24.
-        label_growth: each later cycle waits for so many times the labels that there are: 1 doubles them.
+        label_growth: each later cycle waits for so many times the labels that there are: 1.5 is for 2.5 times
+            as many in all, a step to show that is larger than the chance of which images were drawn.
         accept_threshold: predicted IoU from which a mask is accepted.
         audit_share: of all masks; the annotator takes half of each cycle's labels from there, if there are.
         holdout_share: of the labelled images; larger than in earnest, for a gate needs some to judge by.
@@ -72,10 +73,10 @@ class DemoPlan:
     limit: int = 120
     seed: int = 0
     labels_per_cycle: int | None = None
-    label_growth: float = 1.0
+    label_growth: float = 1.5
     accept_threshold: float = 0.8
     audit_share: float = 0.15
-    holdout_share: float = 0.4
+    holdout_share: float = 0.3
     tolerance_px: int = 1
     training: dict[str, Any] = field(default_factory=dict)
     wait_s: float = 900.0
