@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from active_learning.prefill import CUT, MaskPredictor
-from active_learning.signals import score, signals
+from active_learning.signals import Signals, features, score, signals
 from model.errors import ELNetError
 from model.metrics import SegmentationMetrics
 from model.pairs import find_pairs, read_pair
@@ -39,7 +39,7 @@ def evaluate(
 
     Returns:
         The figures of `model.metrics.Scores` as JSON, with `per_image`, whose entries also have the `score`
-        of the prediction.
+        and the `features` of the prediction (`active_learning.signals`).
 
     Raises:
         EvaluationError: the model has other classes.
@@ -47,7 +47,7 @@ def evaluate(
     """
     pairs, names = find_pairs(folder, classes)
     metrics = SegmentationMetrics(names)
-    measured: list[float] = []
+    measured: list[Signals] = []
     for pair in pairs:
         each()
         image, truth, valid = read_pair(pair)
@@ -57,8 +57,8 @@ def evaluate(
                 f"{predictor.version} predicts {len(found.probability)} classes, {folder} holds {len(names)}"
             )
         metrics.update(found.probability > CUT, truth, valid, name=pair.stem)
-        measured.append(score(signals(found.probability, found.edge, CUT, image.valid)))
+        measured.append(signals(found.probability, found.edge, CUT, image.valid))
     figures = asdict(metrics.compute())
     for entry, value in zip(figures["per_image"], measured, strict=True):
-        entry["score"] = value
+        entry |= {"score": score(value), "features": features(value.to_dict())}
     return figures

@@ -23,6 +23,7 @@ from active_learning.ledger.types import utc_now
 from active_learning.ports import ImageSource
 from active_learning.push import PushReport, push
 from active_learning.quality import current_calibrator
+from active_learning.signals import features
 
 __all__ = ["CUT", "MaskPredictor", "PrefillError", "PushReport", "predict_tasks", "predict_waiting", "push"]
 
@@ -220,7 +221,9 @@ def _store(ledger: Ledger, project_id: int, champion_id: int, made: list[Made]) 
             if one.row is None:
                 _fail(session, task, one.failure or "")
                 continue
-            quality = float(calibrator.predict(one.row["score"])) if one.row["signals"]["usable"] else 0.0
+            told = one.row["signals"]
+            quality = float(calibrator.predict([one.row["score"]], [features(told)])[0])
+            quality = quality if told["usable"] else 0.0
             row = Prediction(task_id=task.id, model_version_id=champion_id, quality=quality, **one.row)
             stored += _insert(session, row)
             for name, value in (one.image or {}).items():

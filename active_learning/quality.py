@@ -23,7 +23,7 @@ from active_learning.ledger.tables import (
     Task,
 )
 from active_learning.living import current_ids
-from active_learning.signals import ClassSignals, Signals, score, signals
+from active_learning.signals import ClassSignals, Signals, features, score, signals
 from active_learning.snapshot_files import stem_of
 
 __all__ = [
@@ -34,7 +34,7 @@ __all__ = [
     "QualityError",
     "Signals",
     "audited",
-    "audited_by",
+    "calibration_samples",
     "current_calibrator",
     "recalibrate",
     "score",
@@ -52,11 +52,21 @@ def current_calibrator(session: Session, version_id: int) -> Calibrator:
 
 @dataclass(frozen=True, slots=True)
 class Audited:
-    """One random audit: the score of the prediction that the label began with, and what it was worth."""
+    """One random audit: what a prediction said of itself, and what it was worth.
+
+    Attributes:
+        score: of the prediction that the label began with, or that was judged by it.
+        features: its signals, see `active_learning.signals.features`.
+        iou: with the label.
+        scene: of the image.
+        version: id of the model version that made the prediction.
+    """
 
     score: float
+    features: list[float] | None
     iou: float
     scene: str
+    version: int
 
 
 def audited(session: Session, project: Project) -> list[Audited]:
@@ -65,44 +75,41 @@ def audited(session: Session, project: Project) -> list[Audited]:
     Each pairs the prediction that was audited with its IoU against the label, so audits of earlier model
     versions stay true: none of those predictions came from a model that had seen the label.
     """
-    rows = session.execute(
-        select(Prediction.score, Label.prefill_iou, Task.scene)
-        .join(Label, Label.prediction_id == Prediction.id)
-        .join(Task, Task.id == Label.task_id)
-        .where(Label.id.in_(current_ids(project.id, (LabelSource.AUDIT,))), Label.prefill_iou.is_not(None))
-        .order_by(Label.id)
-    )
-    return [Audited(score, iou, scene) for score, iou, scene in rows if iou is not None]
+    return [sample for _, sample in _audits(session, project)]
 
 
-def audited_by(session: Session, project: Project, version: ModelVersion) -> list[Audited]:
-    """The audits that tell of one version: of masks that it made without knowing the label.
+def calibration_samples(session: Session, project: Project, version: ModelVersion) -> list[Audited]:
+    """The audits, and what they tell besides of one version: of the audited images of the holdout.
 
-    They are its own predictions that were audited, and the audited images of the holdout, on which it was
-    judged before it was promoted.
+    On those it was judged before it was promoted, and it has never seen their labels either.
     """
-    own = session.execute(
-        select(Task.id, Prediction.score, Label.prefill_iou, Task.scene)
-        .join(Label, Label.prediction_id == Prediction.id)
-        .join(Task, Task.id == Label.task_id)
-        .where(Label.id.in_(current_ids(project.id, (LabelSource.AUDIT,))), Label.prefill_iou.is_not(None))
-        .where(Prediction.model_version_id == version.id)
-        .order_by(Label.id)
-    ).all()
-    known = {task_id for task_id, *_ in own}
-    samples = [Audited(score, iou, scene) for _, score, iou, scene in own if iou is not None]
-    judged = {e["image"]: e for e in version.metrics.get("per_image", ()) if "score" in e}
-    labelled = session.execute(
-        select(Task.id, Task.scene)
-        .join(Label, Label.task_id == Task.id)
-        .where(Label.id.in_(current_ids(project.id, (LabelSource.AUDIT,))))
-        .order_by(Task.id)
-    )
-    for task_id, scene in labelled:
+    audits = _audits(session, project)
+    own = {task_id for task_id, sample in audits if sample.version == version.id}
+    judged = {entry["image"]: entry for entry in version.metrics.get("per_image", ()) if "score" in entry}
+    again = []
+    for task_id, sample in audits:
         entry = judged.get(stem_of(task_id))
-        if entry is not None and task_id not in known:
-            samples.append(Audited(entry["score"], entry["iou"], scene))
-    return samples
+        if entry is not None and task_id not in own:
+            told = entry.get("features")
+            again.append(Audited(entry["score"], told, entry["iou"], sample.scene, version.id))
+    return [sample for _, sample in audits] + again
+
+
+def _audits(session: Session, project: Project) -> list[tuple[int, Audited]]:
+    """The task and the audit, of each audit that counts."""
+    said = (Prediction.score, Prediction.signals, Prediction.model_version_id)
+    rows = session.execute(
+        select(Task.id, Task.scene, Label.prefill_iou, *said)
+        .join(Label, Label.task_id == Task.id)
+        .join(Prediction, Label.prediction_id == Prediction.id)
+        .where(Label.id.in_(current_ids(project.id, (LabelSource.AUDIT,))), Label.prefill_iou.is_not(None))
+        .order_by(Label.id)
+    )
+    return [
+        (task_id, Audited(score, features(measured), iou, scene, version))
+        for task_id, scene, iou, score, measured, version in rows
+        if iou is not None
+    ]
 
 
 def recalibrate(session: Session, project: Project, version: ModelVersion) -> Calibration:
@@ -120,9 +127,12 @@ def recalibrate(session: Session, project: Project, version: ModelVersion) -> Ca
         audits. Repeated without new audits it is the same row.
     """
     lock_project(session, project.id)
-    samples = audited(session, project)
+    samples = calibration_samples(session, project, version)
     fitted = Calibrator.fit(
-        [s.score for s in samples], [s.iou for s in samples], groups=[s.scene for s in samples]
+        [s.score for s in samples],
+        [s.iou for s in samples],
+        [s.scene for s in samples],
+        [s.features for s in samples],
     )
     calibration = _newest(session, version.id)
     if calibration is None or not _says(calibration, fitted):
@@ -147,12 +157,13 @@ def _grade(session: Session, project: Project, version: ModelVersion, calibrator
             Prediction.task_id,
             Prediction.score,
             Prediction.quality,
-            Prediction.signals["usable"].as_boolean(),
+            Prediction.signals,
         ).where(Prediction.model_version_id == version.id)
     ).all()
-    qualities = calibrator.predict([row.score for row in rows])
+    unusable = {row.id for row in rows if row.signals.get("usable") is False}
+    qualities = calibrator.predict([row.score for row in rows], [features(row.signals) for row in rows])
     graded = [
-        (row, 0.0 if row[4] is False else quality)
+        (row, 0.0 if row.id in unusable else quality)
         for row, quality in zip(rows, qualities.tolist(), strict=True)
     ]
     moved = [{"id": row.id, "quality": quality} for row, quality in graded if quality != row.quality]
@@ -160,7 +171,7 @@ def _grade(session: Session, project: Project, version: ModelVersion, calibrator
         session.execute(update(Prediction), moved)
     if rows and project.champion_id == version.id:
         tasks = [
-            {"id": row.task_id, "quality": None if row[4] is False else quality} for row, quality in graded
+            {"id": row.task_id, "quality": None if row.id in unusable else quality} for row, quality in graded
         ]
         session.execute(update(Task), tasks)
 

@@ -163,7 +163,8 @@ def what_if(
     samples = audited(session, project)
     calibrator = current_calibrator(session, project.champion_id) if project.champion_id else None
     scores = [s.score for s in samples]
-    qualities = scores if calibrator is None else calibrator.predict(scores).tolist()
+    told = [s.features for s in samples]
+    qualities = scores if calibrator is None else calibrator.predict(scores, told).tolist()
     floor = math.inf if threshold is None else threshold
     reached = [s.iou for s, quality in zip(samples, qualities, strict=True) if quality >= floor]
     failures = sum(iou < acceptable_iou for iou in reached)

@@ -11,6 +11,7 @@ An empty mask has neither: it is scored by how far its likeliest pixels are from
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,6 +23,11 @@ BAND_PX = 3  # half the width of the boundary band, for the entropy
 EDGE_TOLERANCE_PX = 2  # as in the boundary F measure
 PEAK_SHARE = 0.001  # the likeliest pixels of an image: this share of them,
 PEAK_PIXELS = 16  # and no fewer, so that one hot pixel decides nothing
+_REGRESSED = (
+    "score", "soft_dice_confidence", "mask_confidence", "stability", "boundary_entropy", "entropy",
+    "edge_agreement", "foreground_share", "peak",
+)  # fmt: skip
+_LEAST_SHARE = 0.002  # keeps the logarithm of a small mask's share within bounds
 _AT_ONCE = 1 << 20  # pixels, in double precision
 
 Plane = NDArray[np.floating[Any]]
@@ -33,6 +39,7 @@ class ClassSignals:
 
     Attributes:
         soft_dice_confidence: 2 sum(p y) / sum(p + y), with y the thresholded p; 0 for an empty mask.
+        mask_confidence: mean probability within the mask; 0 for an empty one.
         stability: IoU of the masks at logit(cut) +1 and -1; 1 when even the looser one is empty.
         boundary_entropy: mean binary entropy in bits within `BAND_PX` of the mask's boundary; over the whole
             image when the mask has no boundary.
@@ -45,6 +52,7 @@ class ClassSignals:
     """
 
     soft_dice_confidence: float
+    mask_confidence: float
     stability: float
     boundary_entropy: float
     entropy: float
@@ -121,6 +129,21 @@ def score(measured: Signals) -> float:
     return value if measured.usable and math.isfinite(value) else 0.0
 
 
+def features(measured: Mapping[str, Any]) -> list[float] | None:
+    """What the predicted IoU is regressed on: the signals of the worst class, from `Signals.to_dict`.
+
+    None for a mask without foreground, an unusable one, and one that was measured before all signals were.
+    """
+    classes = measured.get("classes")
+    if not measured.get("usable") or not classes:
+        return None
+    worst = min(classes, key=lambda c: c["score"])
+    if worst["empty"] or not worst.keys() >= set(_REGRESSED):
+        return None
+    told = [0.0 if worst[name] is None else float(worst[name]) for name in _REGRESSED]
+    return [*told, math.log(worst["foreground_share"] + _LEAST_SHARE)]
+
+
 def class_score(soft_dice_confidence: float, stability: float, peak: float, empty: bool, cut: float) -> float:
     """Score one class's mask; uncalibrated, a rank rather than a promise.
 
@@ -151,6 +174,7 @@ def _measure(p: Plane, edge: Plane | None, cut: float) -> ClassSignals:
     entropy = _entropy(p)
     return ClassSignals(
         soft_dice_confidence=soft_dice,
+        mask_confidence=0.0 if empty else float(p[mask].mean(dtype=np.float64)),
         stability=stability,
         boundary_entropy=_entropy(p[band]) if band.any() else entropy,
         entropy=entropy,

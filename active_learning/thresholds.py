@@ -16,11 +16,12 @@ import numpy as np
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from active_learning.calibrator import cross_fitted
 from active_learning.guarantee import Guarantee, Promise, guarantee
 from active_learning.ledger.locking import lock_project
 from active_learning.ledger.tables import Label, LabelSource, Prediction, Project, Task, ThresholdChange
 from active_learning.living import current_ids
-from active_learning.quality import audited_by, current_calibrator
+from active_learning.quality import calibration_samples, recalibrate
 from active_learning.risk import ThresholdError, check
 from active_learning.routing import route
 
@@ -106,13 +107,27 @@ def standing(project: Project) -> Promise | None:
 def assess(session: Session, project: Project, promised: Promise) -> Guarantee:
     """What the champion's audits say of a promise. Without a champion there is none.
 
-    The audits are graded by the calibration that was fitted on them and on those of earlier versions.
+    The champion's predictions are graded anew on all audits, since that is the scale of the threshold; the
+    audits themselves are graded by the same kind of map, fitted without their scene.
+
+    Args:
+        session: a writing session; one that is rolled back leaves everything as it was.
+        project: the project.
+        promised: what is to hold.
     """
     if project.champion is None:
         return guarantee([], [], promised)
-    samples = audited_by(session, project, project.champion)
-    qualities = current_calibrator(session, project.champion.id).predict([s.score for s in samples])
-    return guarantee(qualities.tolist(), [s.iou for s in samples], promised, [s.scene for s in samples])
+    recalibrate(session, project, project.champion)
+    samples = calibration_samples(session, project, project.champion)
+    qualities = cross_fitted(
+        [s.score for s in samples],
+        [s.iou for s in samples],
+        [s.scene for s in samples],
+        [s.features for s in samples],
+    )
+    own = [i for i, sample in enumerate(samples) if sample.version == project.champion_id]
+    ious, scenes = [samples[i].iou for i in own], [samples[i].scene for i in own]
+    return guarantee(qualities[own].tolist(), ious, promised, scenes)
 
 
 def promise(

@@ -59,10 +59,10 @@ class DemoPlan:
         cycles: retraining cycles.
         limit: images at most; which, and which are labelled first, hangs on `seed`.
         labels_per_cycle: labels that start the first cycle; None: a tenth of the images, from 8 to 24.
-        label_growth: each later cycle waits for so many times the labels that there are: 1.5 is for 2.5 times
-            as many in all, a step to show that is larger than the chance of which images were drawn.
+        label_growth: each later cycle waits for so many times the labels that there are: with 1.25 for 2.25
+            times as many in all, a step that is larger than the chance of which images were drawn.
         accept_threshold: predicted IoU from which a mask is accepted.
-        audit_share: of all masks; the annotator takes half of each cycle's labels from there, if there are.
+        audit_share: of all masks; the annotator takes a quarter of a cycle's labels from there, if there are.
         holdout_share: of the labelled images; larger than in earnest, for a gate needs some to judge by.
         tolerance_px: boundary errors that the oracle lets pass.
         training: overrides of `model.training.TrainConfig`.
@@ -73,7 +73,7 @@ class DemoPlan:
     limit: int = 120
     seed: int = 0
     labels_per_cycle: int | None = None
-    label_growth: float = 1.5
+    label_growth: float = 1.25
     accept_threshold: float = 0.8
     audit_share: float = 0.15
     holdout_share: float = 0.3
@@ -101,7 +101,7 @@ def run_demo(data: Path | None, out: Path, plan: DemoPlan) -> list[CycleReport]:
     logs = _empty_logs(out)  # first of all, for a report that cannot be written is no use after ten minutes
     with tempfile.TemporaryDirectory(prefix="elnet-demo-", ignore_cleanup_errors=True) as scratch:
         images_folder = Path(scratch) / "images"
-        images, classes, origin = prepare(data, images_folder, plan.limit, plan.seed)
+        images, judges, classes, origin = prepare(data, images_folder, plan.limit, plan.seed)
         per_cycle = plan.labels_per_cycle or min(24, max(8, len(images) // 10))
         settings = load_settings(
             state=Path(scratch) / "state",
@@ -120,7 +120,8 @@ def run_demo(data: Path | None, out: Path, plan: DemoPlan) -> list[CycleReport]:
             ),
         )
         console.print(
-            f"{len(images)} images of {origin}; the first cycle after {per_cycle} labels. Starting servers.",
+            f"{len(images)} images of {origin}, and {len(judges)} of other scenes that only judge; the first "
+            f"cycle after {per_cycle} labels. Starting servers.",
             soft_wrap=True,
         )
         with (
@@ -136,10 +137,11 @@ def run_demo(data: Path | None, out: Path, plan: DemoPlan) -> list[CycleReport]:
             demo = Demo(stack, ledger, project.id, oracle, images, plan, console)
             demo.run()
             versions = demo.versions()
-        rows, sheets = compare(versions, images, classes, settings.device)
+        rows, sheets = compare(versions, judges, classes, settings.device)
         about = {
             "data": origin,
             "images": len(images),
+            "judges": len(judges),
             "classes": classes,
             "accept_threshold": plan.accept_threshold,
             "labels_per_cycle": per_cycle,
@@ -223,16 +225,15 @@ class Demo:
         """What each cycle trained, and what served after it; read before the servers stop."""
         found: list[DemoVersion] = []
         with self._ledger.session(write=False) as session:
-            holdout = self._never_trained_on(session)
             for number, turn in enumerate(self._turns, start=1):
-                found.append(self._version(session, turn, number, holdout, found[-1] if found else None))
+                found.append(self._version(session, turn, number, found[-1] if found else None))
         return found
 
     def _label_until_cycle(self, number: int) -> list[Touched]:
         """Work off what is asked for until a cycle is due; ask for it when the queue runs dry before."""
         with self._ledger.session(write=False) as session:
             wanted = triggers.wanted(session, session.get_one(Project, self._project_id))
-        touched = self._oracle.work(_VIEWS[:1], wanted // 2)
+        touched = self._oracle.work(_VIEWS[:1], wanted // 4)
         touched += self._oracle.work(_VIEWS[::-1], wanted - len(touched))
         if 0 < len(touched) < wanted:
             self._wait("the labels", self._is_settled)
@@ -298,17 +299,8 @@ class Demo:
         share = len(ious) / len(unlabelled) if unlabelled else 0.0
         return share, float(np.mean(ious)) if ious else None
 
-    def _never_trained_on(self, session: Session) -> list[str]:
-        """The images that judge the versions: of scenes that no version trained on."""
-        snapshots = select(Snapshot).where(Snapshot.project_id == self._project_id)
-        trained = {e["task_id"] for s in session.scalars(snapshots) for e in s.manifest["train"]}
-        query = select(Task).where(Task.project_id == self._project_id).order_by(Task.id)
-        tasks = session.scalars(query).all()
-        scenes = {task.scene for task in tasks if task.id in trained}
-        return [_stem(task) for task in tasks if task.scene not in scenes]
-
     def _version(
-        self, session: Session, turn: DemoTurn, number: int, holdout: list[str], before: DemoVersion | None
+        self, session: Session, turn: DemoTurn, number: int, before: DemoVersion | None
     ) -> DemoVersion:
         cycle = session.get_one(Cycle, turn.cycle_id)
         challenger = session.get_one(ModelVersion, cycle.challenger_id)
@@ -321,9 +313,7 @@ class Demo:
         elif before is not None:
             serving, path = before.serving, before.path
         gate_iou = float(challenger.metrics["fg_iou"])
-        return DemoVersion(
-            turn, number, challenger.name, cycle.state, serving, path, gate_iou, labels, holdout
-        )
+        return DemoVersion(turn, number, challenger.name, cycle.state, serving, path, gate_iou, labels)
 
 
 def _stem(task: Task) -> str:

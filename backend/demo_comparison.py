@@ -1,4 +1,4 @@
-"""The versions of a demo side by side, on scenes on which none of them trained."""
+"""The versions of a demo side by side, on images that the loop never saw."""
 
 from __future__ import annotations
 
@@ -37,7 +37,6 @@ class DemoVersion:
         serving: name of the version that serves, and `path` its checkpoint; None: the gate has rejected all.
         gate_iou: of what the cycle trained, when the gate decided.
         labels: in the cycle's snapshot.
-        holdout: stems of the images, labelled or not, of scenes on which no version of the demo trained.
     """
 
     turn: DemoTurn
@@ -48,18 +47,16 @@ class DemoVersion:
     path: Path | None
     gate_iou: float
     labels: int
-    holdout: list[str]
 
 
 def compare(
-    versions: Sequence[DemoVersion], images: Sequence[DemoImage], classes: Sequence[str], device: str
+    versions: Sequence[DemoVersion], judges: Sequence[DemoImage], classes: Sequence[str], device: str
 ) -> tuple[list[CycleReport], dict[str, list[Picture]]]:
-    """Run what serves after each cycle on the holdout.
+    """Run what serves after each cycle on the images that judge.
 
     Returns:
         A row for each cycle, and for each version that served the pictures of its sheet.
     """
-    known = {image.stem: image for image in images}
     ious: dict[str, float] = {}
     sheets: dict[str, list[Picture]] = {}
     for version in versions:
@@ -67,15 +64,14 @@ def compare(
             continue
         pooled = SegmentationMetrics(classes)
         pictures = []
-        for image, masks in _look(
-            Predictor(version.path, device=device), [known[s] for s in version.holdout]
-        ):
+        for image, masks in _look(Predictor(version.path, device=device), judges):
             pooled.update(masks, image.truth)
             pictures.append(_picture(image, masks))
         ious[version.serving] = pooled.compute().fg_iou
         pictures.sort(key=lambda picture: not picture.truth.any())  # those with something to see first
         sheets[version.serving] = pictures[:_PICTURES]
-    return [_row(v, ious[v.serving] if v.serving is not None else None) for v in versions], sheets
+    rows = [_row(v, len(judges), ious[v.serving] if v.serving is not None else None) for v in versions]
+    return rows, sheets
 
 
 def _look(predictor: Predictor, images: Sequence[DemoImage]) -> Iterator[tuple[DemoImage, NDArray[np.bool_]]]:
@@ -89,7 +85,7 @@ def _picture(image: DemoImage, masks: NDArray[np.bool_]) -> Picture:
     return Picture(image.stem, image.raster.pixels, truth, np.any(masks, axis=0), iou(masks, image.truth))
 
 
-def _row(version: DemoVersion, holdout_iou: float | None) -> CycleReport:
+def _row(version: DemoVersion, judges: int, holdout_iou: float | None) -> CycleReport:
     turn = version.turn
     return CycleReport(
         cycle=version.number,
@@ -97,7 +93,7 @@ def _row(version: DemoVersion, holdout_iou: float | None) -> CycleReport:
         model_version=version.name,
         serving=version.serving,
         labels=version.labels,
-        holdout_images=len(version.holdout),
+        holdout_images=judges,
         holdout_iou=holdout_iou,
         gate_iou=version.gate_iou,
         share_accepted=turn.share_accepted,

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +17,11 @@ from backend.sample import CLASS, sample_folder
 from model.errors import ELNetError
 from model.pairs import Pair, find_pairs
 from model.raster import Raster, open_raster, read_masks, write_png
-from model.scenes import scene_of
+from model.scenes import scene_of, split_by_scene
 from model.tiles import cut
 
+_JUDGES = 0.3  # of the images: what the versions are measured on
+_FEWEST = 12
 _LARGEST = 768  # px: larger images are cut to tiles of half that
 
 
@@ -34,21 +37,39 @@ class DemoImage:
     raster: Raster
     truth: NDArray[np.bool_]
 
+    @property
+    def scene(self) -> str:
+        """Siblings share it."""
+        return scene_of(self.stem)
 
-def prepare(data: Path | None, folder: Path, limit: int, seed: int) -> tuple[list[DemoImage], list[str], str]:
-    """Choose whole scenes by `seed` up to `limit` images, and write them to `folder` as PNG.
+
+class DemoData(NamedTuple):
+    """What the demo runs on.
+
+    Attributes:
+        images: for the loop to label and learn from.
+        judges: images of other scenes, drawn at random, which the loop never sees.
+        classes: names of the truths' planes.
+        origin: what to call the data.
+    """
+
+    images: list[DemoImage]
+    judges: list[DemoImage]
+    classes: list[str]
+    origin: str
+
+
+def prepare(data: Path | None, folder: Path, limit: int, seed: int) -> DemoData:
+    """Choose whole scenes by `seed` up to `limit` images, put some aside, and write the others as PNG.
 
     Args:
         data: folder with `images/` and `masks/`; None: the sample scene.
-        folder: where the images go.
+        folder: where the images that the loop sees go.
         limit: images at most.
         seed: of the choice.
 
-    Returns:
-        The images, the class names, and what to call the data.
-
     Raises:
-        DemoDataError: fewer than 8 images.
+        DemoDataError: fewer than `_FEWEST` images.
         ELNetError: a broken image or mask, or the sample cannot be fetched.
     """
     if data is None:
@@ -63,13 +84,15 @@ def prepare(data: Path | None, folder: Path, limit: int, seed: int) -> tuple[lis
         for image in _tiles(pair):
             if len(images) == limit:
                 break
-            write_png(folder / f"{image.stem}.png", image.raster.pixels)
             images.append(image)
-    if len(images) < 8:
+    if len(images) < _FEWEST:
         raise DemoDataError(
-            f"{origin} gives {len(images)} images of at most {_LARGEST} px; the demo needs at least 8."
+            f"{origin} gives {len(images)} images of at most {_LARGEST} px; the demo needs {_FEWEST} or more."
         )
-    return images, classes, origin
+    seen, judges = split_by_scene(images, _JUDGES, seed)
+    for image in seen:
+        write_png(folder / f"{image.stem}.png", image.raster.pixels)
+    return DemoData(seen, judges, classes, origin)
 
 
 def _chosen(pairs: list[Pair], limit: int, seed: int) -> list[Pair]:

@@ -32,7 +32,7 @@ class CycleReport:
     Attributes:
         model_version: what the cycle trained.
         serving: what serves after it; another one, or none yet, if the gate rejected what the cycle trained.
-        holdout_images: images, labelled or not, of scenes on which no version of the demo trained.
+        holdout_images: images of other scenes, put aside at random at the start, which the loop never saw.
         holdout_iou: pooled foreground IoU of what serves, on these; None when nothing serves.
         gate_iou: of what the cycle trained, on the holdout as it was when the gate decided.
         share_accepted: accepted images of all that no human had labelled, after prefilling.

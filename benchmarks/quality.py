@@ -12,6 +12,7 @@ import argparse
 import os
 import platform
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,23 +23,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from active_learning.calibrator import Calibrator
+from active_learning.calibrator import Calibrator, cross_fitted
 from active_learning.guarantee import Promise, guarantee
 from active_learning.risk import aurc, rank_correlation, risk_coverage
-from active_learning.signals import score, signals
+from active_learning.signals import features, score, signals
 from model.metrics import SegmentationMetrics
 from model.pairs import find_pairs, read_pair
 from model.predictor import CUT, Predictor
 
+OURS = "score (ours)"
 PROMISES = [Promise(iou, risk, 0.9) for iou in (0.5, 0.6, 0.7) for risk in (0.1, 0.2)]
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Every image's scene, true IoU and scores by name, (n,) each."""
+    """Every image's scene, true IoU, signals to regress on, and scores by name, (n,) each."""
 
     scenes: list[str]
     ious: NDArray[np.float64]
+    features: list[list[float] | None]
     scores: dict[str, NDArray[np.float64]]
 
 
@@ -57,8 +60,10 @@ def main() -> None:
     print("\n| score | rank correlation | AURC | of mean confidence's |\n|---|---|---|---|")
     for name, rank, area, share in ranks(sample):
         print(f"| {name} | {rank:.3f} | {area:.3f} | {share:.2f} |")
-    error = calibration_error(sample, given.splits)
-    print(f"\nPredicted IoU, fitted on one half and measured on the other: mean absolute error {error:.3f}")
+    error, kinds = calibration_error(sample, given.splits)
+    chosen = ", ".join(f"{kind} {count}" for kind, count in kinds.most_common())
+    print("\nPredicted IoU, fitted on one half of the scenes and measured on the other:")
+    print(f"mean absolute error {error:.3f}; chosen: {chosen}")
     print(
         "\n| promise, confidence 0.9 | kept in | coverage | best possible | no threshold in |\n"
         "|---|---|---|---|---|"
@@ -78,15 +83,21 @@ def collect(checkpoint: Path, data: Path) -> Sample:
     pairs, classes = find_pairs(data)
     metrics = SegmentationMetrics(classes)
     rows: list[dict[str, float]] = []
+    told: list[list[float] | None] = []
     for pair in pairs:
         image, truth, valid = read_pair(pair)
         [found] = predictor.predict([image])
         metrics.update(found.probability > CUT, truth, valid, name=pair.stem)
         measured = signals(found.probability, found.edge, CUT, image.valid)
+        told.append(features(measured.to_dict()))
         rows.append(_scores(found.probability[:, image.valid], measured.to_dict(), score(measured)))
     ious = np.array([entry["iou"] for entry in metrics.compute().per_image])
     scores = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-    return Sample([pair.scene for pair in pairs], ious, scores)
+    scenes = [pair.scene for pair in pairs]
+    scores["predicted IoU, of other scenes"] = cross_fitted(
+        scores[OURS].tolist(), ious.tolist(), scenes, told
+    )
+    return Sample(scenes, ious, told, scores)
 
 
 def _scores(probability: NDArray[Any], measured: Mapping[str, Any], ours: float) -> dict[str, float]:
@@ -94,7 +105,7 @@ def _scores(probability: NDArray[Any], measured: Mapping[str, Any], ours: float)
     worst = min(measured["classes"], key=lambda c: c["score"])
     confidence = np.maximum(probability, 1 - probability).mean()
     return {
-        "score (ours)": ours,
+        OURS: ours,
         "stability": worst["stability"],
         "Soft Dice Confidence": worst["soft_dice_confidence"],
         "boundary entropy": 1 - worst["boundary_entropy"],
@@ -131,15 +142,16 @@ def halves(scenes: Sequence[str], splits: int) -> list[tuple[NDArray[np.bool_], 
     return found
 
 
-def calibration_error(sample: Sample, splits: int) -> float:
-    """Mean absolute error of the predicted IoU, as the loop fits it."""
-    values = sample.scores["score (ours)"]
+def calibration_error(sample: Sample, splits: int) -> tuple[float, Counter[str]]:
+    """Mean absolute error of the predicted IoU, as the loop fits it, and how often it chose which kind."""
     errors = []
+    kinds: Counter[str] = Counter()
     for fit, test in halves(sample.scenes, splits):
-        scenes = [s for s, chosen in zip(sample.scenes, fit, strict=True) if chosen]
-        calibrator = Calibrator.fit(values[fit].tolist(), sample.ious[fit].tolist(), groups=scenes)
-        errors.append(np.abs(calibrator.predict(values[test]) - sample.ious[test]).mean())
-    return float(np.mean(errors))
+        calibrator = Calibrator.fit(*_taken(sample, fit))
+        kinds[calibrator.kind] += 1
+        scores, ious, _, told = _taken(sample, test)
+        errors.append(np.abs(calibrator.predict(scores, told) - np.array(ious)).mean())
+    return float(np.mean(errors)), kinds
 
 
 def promises(sample: Sample, promise: Promise, splits: int) -> tuple[float, float, float, float]:
@@ -147,25 +159,33 @@ def promises(sample: Sample, promise: Promise, splits: int) -> tuple[float, floa
 
     Returns:
         Share of splits in which the realised risk is at most the promised one; mean coverage; mean of the
-        largest coverage that an oracle could have had; share of splits without a threshold.
+        largest coverage that an oracle could have had by the same qualities; share of splits without a
+        threshold.
     """
-    values, failed = sample.scores["score (ours)"], sample.ious < promise.iou
     kept, coverage, best, none = [], [], [], []
     for fit, test in halves(sample.scenes, splits):
-        scenes = [s for s, chosen in zip(sample.scenes, fit, strict=True) if chosen]
-        calibrator = Calibrator.fit(values[fit].tolist(), sample.ious[fit].tolist(), groups=scenes)
-        found = guarantee(
-            calibrator.predict(values[fit]).tolist(), sample.ious[fit].tolist(), promise, scenes
-        )
-        quality = calibrator.predict(values[test])
+        scores, ious, scenes, told = _taken(sample, fit)
+        calibrator = Calibrator.fit(scores, ious, scenes, told)
+        found = guarantee(cross_fitted(scores, ious, scenes, told).tolist(), ious, promise, scenes)
+        scores, ious, _, told = _taken(sample, test)
+        quality, failed = calibrator.predict(scores, told), np.array(ious) < promise.iou
         accepted = np.zeros(len(quality), np.bool_) if found.threshold is None else quality >= found.threshold
-        kept.append(not accepted.any() or failed[test][accepted].mean() <= promise.risk)
+        kept.append(not accepted.any() or failed[accepted].mean() <= promise.risk)
         coverage.append(accepted.mean())
         none.append(found.threshold is None)
-        ranked = failed[test][np.argsort(-values[test], kind="stable")]
-        good = np.cumsum(ranked) / np.arange(1, len(ranked) + 1) <= promise.risk
-        best.append((np.flatnonzero(good).max() + 1) / len(ranked) if good.any() else 0.0)
+        ranked = np.cumsum(failed[np.argsort(-quality, kind="stable")])
+        good = ranked <= promise.risk * np.arange(1, len(failed) + 1)
+        best.append((np.flatnonzero(good).max() + 1) / len(failed) if good.any() else 0.0)
     return float(np.mean(kept)), float(np.mean(coverage)), float(np.mean(best)), float(np.mean(none))
+
+
+def _taken(
+    sample: Sample, which: NDArray[np.bool_]
+) -> tuple[list[float], list[float], list[str], list[list[float] | None]]:
+    """Scores, IoUs, scenes and signals of some images."""
+    kept = np.flatnonzero(which).tolist()
+    scores, ious = sample.scores[OURS][which].tolist(), sample.ious[which].tolist()
+    return scores, ious, [sample.scenes[i] for i in kept], [sample.features[i] for i in kept]
 
 
 if __name__ == "__main__":

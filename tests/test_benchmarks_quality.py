@@ -24,7 +24,7 @@ def sample(n: int = 200) -> Sample:
     ious = random.uniform(0, 1, n)
     told = np.clip(ious + random.normal(0, 0.05, n), 0, 1)
     scores = {"score (ours)": told, "mean confidence": random.uniform(0, 1, n)}
-    return Sample([f"scene-{i // 2}" for i in range(n)], ious, scores)
+    return Sample([f"scene-{i // 2}" for i in range(n)], ious, [None] * n, scores)
 
 
 def test_siblings_stay_on_one_side() -> None:
@@ -43,7 +43,9 @@ def test_a_score_that_tells_the_iou_beats_one_that_does_not() -> None:
     assert area < no_area
     assert share == pytest.approx(area / no_area)
     assert whole == 1
-    assert calibration_error(sample(), 5) < 0.1
+    error, kinds = calibration_error(sample(), 5)
+    assert error < 0.1
+    assert kinds == {"isotonic": 5}
 
 
 def test_promises_are_counted_as_kept_and_against_what_was_possible() -> None:

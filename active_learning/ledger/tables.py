@@ -442,7 +442,7 @@ class Calibration(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"), index=True)
     model_version_id: Mapped[int] = mapped_column(ForeignKey("model_versions.id"))
-    kind: Mapped[str] = mapped_column(String(50))  # "identity" (too few audited samples) or "isotonic"
+    kind: Mapped[str] = mapped_column(String(50))  # of active_learning.calibrator.Calibrator
     samples: Mapped[int]
     parameters: Mapped[dict[str, Any]]
     created_at: Mapped[datetime] = mapped_column(default=utc_now)

@@ -97,7 +97,7 @@ def promise(
         raise ThresholdCommandError("a promise needs both --risk and --iou, such as --risk 0.1 --iou 0.6")
     if set_ and (iou is None or not why.strip()):
         raise ThresholdCommandError('--set needs --risk, --iou and --why "the reason"')
-    with ledger_session(write=set_) as session:
+    with ledger_session(write=True) as session:
         found = find_project(session, project)
         if iou is not None and at_most is not None:
             asked = Promise(iou, at_most, confidence)
@@ -115,9 +115,11 @@ def promise(
             answer = thresholds.assess(session, found, asked)
         what_if = risk.what_if(session, found, answer.threshold, asked.iou, asked.confidence)
         watch = thresholds.watched(session, found) if thresholds.standing(found) == asked else None
-        version = found.champion.name if found.champion else None
+        version, name = found.champion.name if found.champion else None, found.name
+        if not set_:
+            session.rollback()  # only tried
     if json_:
-        facts = {"project": found.name, "version": version, "promise": asdict(asked), **asdict(answer)}
+        facts = {"project": name, "version": version, "promise": asdict(asked), **asdict(answer)}
         facts |= {"would_accept": what_if.accepted, "set": set_}
         typer.echo(json.dumps(facts | {"watch": asdict(watch) if watch else None}, indent=2))
         return
@@ -131,7 +133,7 @@ def promise(
             "auto-accept switches itself off."
         )
     if set_:
-        typer.echo(f"It stands now in {found.name!r}; the threshold follows it after each cycle.")
+        typer.echo(f"It stands now in {name!r}; the threshold follows it after each cycle.")
 
 
 def _told(answer: Guarantee, asked: Promise, version: str | None, accepted: int) -> list[str]:

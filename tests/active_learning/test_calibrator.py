@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from active_learning.calibrator import MIN_SAMPLES, Calibrator, QualityError
+from active_learning.calibrator import MIN_REGRESSION, MIN_SAMPLES, Calibrator, QualityError, cross_fitted
 
 UNIT = st.floats(0, 1)
 
@@ -85,3 +85,63 @@ def test_samples_that_do_not_fit_are_refused(scores, ious, groups):
 def test_stored_parameters_that_are_no_map_are_refused(kind, parameters):
     with pytest.raises(QualityError, match="recalibrate"):
         Calibrator.from_dict(kind, 30, parameters)
+
+
+def told(n: int = 120, seed: int = 0) -> tuple[list[float], list[float], list[list[float]]]:
+    """A score that says little, and two signals whose sum is the IoU."""
+    random = np.random.default_rng(seed)
+    signals = random.uniform(0, 0.5, (n, 2))
+    return random.uniform(0, 1, n).tolist(), signals.sum(axis=1).tolist(), signals.tolist()
+
+
+def test_signals_are_regressed_on_where_they_tell_more_than_the_score():
+    scores, ious, signals = told()
+    fitted = Calibrator.fit(scores, ious, features=signals)
+    assert fitted.kind == "ridge"
+    other = told(seed=1)
+    assert np.abs(fitted.predict(other[0], other[2]) - other[1]).mean() < 0.02
+    assert np.abs(fitted.predict(other[0]) - other[1]).mean() > 0.1, "without signals the score has to do"
+    assert (
+        Calibrator.from_dict(fitted.kind, fitted.samples, json.loads(json.dumps(fitted.to_dict()))) == fitted
+    )
+
+
+def test_the_score_stays_where_signals_tell_nothing_more_or_are_too_few():
+    scores, _, noise = told()
+    assert Calibrator.fit(scores, scores, features=noise).kind == "isotonic"
+    scores, ious, signals = told(MIN_REGRESSION - 1)
+    assert Calibrator.fit(scores, ious, features=signals).kind == "isotonic"
+
+
+def test_signals_far_from_the_audited_are_held_near_them():
+    scores, ious, signals = told()
+    fitted = Calibrator.fit(scores, [0.5 * i for i in ious], features=signals)
+    near, far, unknown, broken = fitted.predict(
+        [0.5] * 4, [[0.62, 0.62], [90.0, 90.0], None, [float("nan"), 0.1]]
+    )
+    assert far == pytest.approx(near, abs=0.02)
+    assert unknown == broken == pytest.approx(fitted.predict([0.5])[0])
+
+
+def test_cross_fitted_qualities_come_from_other_scenes():
+    random = np.random.default_rng(0)
+    scores, ious = random.uniform(0, 1, 60).tolist(), random.uniform(0, 1, 60).tolist()
+    scenes = [i // 2 for i in range(60)]
+    mine = cross_fitted(scores, ious, scenes)
+    assert np.abs(Calibrator.fit(scores, ious, scenes).predict(scores) - mine).max() > 0.01
+    changed = [1 - iou if scene == 3 else iou for iou, scene in zip(ious, scenes, strict=True)]
+    again = cross_fitted(scores, changed, scenes)
+    assert again[[6, 7]] == pytest.approx(mine[[6, 7]])
+    assert np.abs(again - mine).max() > 1e-6
+    few = cross_fitted(scores[:10], ious[:10])
+    assert few == pytest.approx(scores[:10])
+
+
+@pytest.mark.parametrize(
+    "change", [{"weights": []}, {"weights": [1.0]}, {"ranges": [[0, 1]]}, {"intercept": "x"}]
+)
+def test_a_stored_regression_that_is_none_is_refused(change):
+    scores, ious, signals = told()
+    fitted = Calibrator.fit(scores, ious, features=signals)
+    with pytest.raises(QualityError, match="recalibrate"):
+        Calibrator.from_dict("ridge", 120, {**fitted.to_dict(), **change})

@@ -183,7 +183,7 @@ class Seeing:
 def test_two_cycles_from_labels_to_the_table(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     demo, out = demo_of(world)
     demo.run()
-    assert world.asked == [(("Audit",), 1), (("Review queue", "Audit"), 2)] * 2
+    assert world.asked == [(("Audit",), 0), (("Review queue", "Audit"), 2)] * 2
     text = out.getvalue()
     assert text.count("train: in [/tmp/models]") == 2
     assert "cycle 1: 2 images labelled, 25% of the others accepted" in text
@@ -194,16 +194,16 @@ def test_two_cycles_from_labels_to_the_table(world: World, monkeypatch: pytest.M
         (2, "elnet-0002", "promoted", 4),
     ]
     monkeypatch.setattr(demo_comparison, "Predictor", Seeing)
-    rows, sheets = demo_comparison.compare(versions, images(), ["oil"], "cpu")
+    rows, sheets = demo_comparison.compare(versions, images(3), ["oil"], "cpu")
     first, second = rows
     assert (first.holdout_iou, second.holdout_iou) == (0.5, 1.0)
     assert (first.accepted_iou, second.accepted_iou) == (0.5, 1.0)
     assert (first.share_accepted, second.share_accepted) == (0.25, 0.5)
     assert (first.touched, first.corrected_pixels, first.human_s) == (2, 20, 10.0)
-    assert (first.holdout_images, first.gate_iou) == (3, 0.25)  # s0 held out, s4 and s5 unlabelled
+    assert (first.holdout_images, first.gate_iou) == (3, 0.25)
     assert {name: [p.name for p in sheet] for name, sheet in sheets.items()} == {
-        "elnet-0001": ["s0", "s4", "s5"],
-        "elnet-0002": ["s0", "s4", "s5"],
+        "elnet-0001": ["s0", "s1", "s2"],
+        "elnet-0002": ["s0", "s1", "s2"],
     }
     assert sheets["elnet-0001"][0].iou == 0.5
 
@@ -232,7 +232,7 @@ def test_before_any_promotion_nothing_serves_and_nothing_is_measured(world: Worl
             cycle.state = CycleState.REJECTED
     versions = demo.versions()
     assert [(v.serving, v.path) for v in versions] == [(None, None)] * 2
-    rows, sheets = demo_comparison.compare(versions, images(), ["oil"], "cpu")
+    rows, sheets = demo_comparison.compare(versions, images(3), ["oil"], "cpu")
     assert ([row.holdout_iou for row in rows], sheets) == ([None, None], {})
     print_table(Console(file=out, width=200), table_of(rows))
     line = [line.split() for line in out.getvalue().splitlines() if "elnet-0001" in line][-1]
@@ -329,7 +329,7 @@ def stage(own_settings: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
         stage.reports.append((out, *report))
         return out / "report.html"
 
-    monkeypatch.setattr(module, "prepare", lambda *_: (images(40), ["oil"], "/data/[/x]"))
+    monkeypatch.setattr(module, "prepare", lambda *_: (images(40), images(4), ["oil"], "/data/[/x]"))
     monkeypatch.setattr(module, "Stack", Servers)
     monkeypatch.setattr(module, "Demo", Run)
     monkeypatch.setattr(module, "OracleAnnotator", lambda *_: None)
@@ -372,7 +372,10 @@ def test_a_demo_is_alone_with_its_settings_and_leaves_a_report(
     logs = {path.name: path.read_text() for path in (out / "logs").iterdir()}
     assert logs == {"worker.log": "end of logs/worker.log", "server.log": "end of label-studio/server.log"}
     text = capsys.readouterr().out
-    assert "40 images of /data/[/x]; the first cycle after 8 labels" in text
+    assert (
+        "40 images of /data/[/x], and 4 of other scenes that only judge; the first cycle after 8 labels"
+        in text
+    )
     assert "elnet-0001" in text
     assert "report.html" in text
 
@@ -417,7 +420,7 @@ def test_wrong_settings_are_named(stage: Stage, tmp_path: Path, monkeypatch: pyt
 def test_a_cycle_begins_after_a_tenth_of_the_images(
     count: int, labels: int, stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "prepare", lambda *_: (images(count), ["oil"], "x"))
+    monkeypatch.setattr(module, "prepare", lambda *_: (images(count), images(4), ["oil"], "x"))
     run_demo(None, tmp_path / "a", DemoPlan())
     run_demo(None, tmp_path / "b", DemoPlan(labels_per_cycle=5))
     assert [stack.given.loop.labels_per_cycle for stack in stage.stacks] == [labels, 5]

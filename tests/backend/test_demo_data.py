@@ -31,35 +31,39 @@ def data(tmp_path: Path) -> Path:
 
 
 def test_images_and_truth_come_together(data: Path, tmp_path: Path) -> None:
-    images, classes, origin = prepare(data, tmp_path / "out", limit=100, seed=0)
+    images, judges, classes, origin = prepare(data, tmp_path / "out", limit=100, seed=0)
     assert (classes, origin) == (["foreground"], str(data))
-    assert len(images) == 20
+    assert (len(images), len(judges)) == (14, 6)
+    assert not {image.scene for image in images} & {image.scene for image in judges}
     assert {path.stem for path in (tmp_path / "out").iterdir()} == {image.stem for image in images}
-    for image in images:
+    for image in [*images, *judges]:
         assert image.truth.shape == (1, 20, 24)
         assert image.truth.dtype == np.bool_
+    for image in images:
         written = open_raster(tmp_path / "out" / f"{image.stem}.png").pixels
         assert np.array_equal(written, image.raster.pixels)
         assert np.array_equal(written, open_raster(data / "images" / f"{image.stem}.png").pixels)
 
 
 def test_whole_scenes_are_chosen_by_the_seed(data: Path, tmp_path: Path) -> None:
-    def chosen(seed: int, name: str, limit: int = 10) -> list[str]:
-        return [image.stem for image in prepare(data, tmp_path / name, limit, seed)[0]]
+    def chosen(seed: int, name: str, limit: int = 12) -> list[str]:
+        found = prepare(data, tmp_path / name, limit, seed)
+        return [image.stem for image in [*found.images, *found.judges]]
 
     first = chosen(1, "a")
-    assert len(first) == 10
-    assert len({scene_of(stem) for stem in first}) == 5
+    assert len(first) == 12
+    assert len({scene_of(stem) for stem in first}) == 6
     assert chosen(1, "b") == first
     assert chosen(2, "c") != first
-    assert len(chosen(1, "d", limit=9)) == 9
+    assert len(chosen(1, "d", limit=13)) == 13
 
 
 def test_large_images_are_cut_with_their_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo_data, "_LARGEST", 40)
     add(tmp_path / "data", "big", 60, 80)
     add(tmp_path / "data", "small", 40, 40)
-    images, _, _ = prepare(tmp_path / "data", tmp_path / "out", limit=100, seed=0)
+    seen, judges, _, _ = prepare(tmp_path / "data", tmp_path / "out", limit=100, seed=0)
+    images = [*seen, *judges]
     names = {image.stem for image in images}
     assert names == {
         "small",
@@ -72,11 +76,10 @@ def test_large_images_are_cut_with_their_masks(tmp_path: Path, monkeypatch: pyte
     (tile,) = [image for image in images if image.stem == "big__r00020_c00060"]
     assert np.array_equal(tile.raster.pixels, whole[20:40, 60:])
     assert np.array_equal(tile.truth[0], mask[20:40, 60:])
-    assert len(prepare(tmp_path / "data", tmp_path / "few", limit=8, seed=0)[0]) == 8
 
 
 def test_several_classes_keep_their_order(tmp_path: Path) -> None:
-    for number in range(8):
+    for number in range(12):
         add(tmp_path / "data", f"s{number}")
         for name in ("road", "building"):
             (tmp_path / "data" / "masks" / name).mkdir(exist_ok=True)
@@ -84,16 +87,16 @@ def test_several_classes_keep_their_order(tmp_path: Path) -> None:
             value[: 5 if name == "road" else 15] = True
             write_mask(tmp_path / "data" / "masks" / name / f"s{number}.png", value)
         (tmp_path / "data" / "masks" / f"s{number}.png").unlink()
-    images, classes, _ = prepare(tmp_path / "data", tmp_path / "out", limit=100, seed=0)
+    images, _, classes, _ = prepare(tmp_path / "data", tmp_path / "out", limit=100, seed=0)
     rows = {"road": 5, "building": 15}
     assert sorted(classes) == ["building", "road"]
     assert [int(plane[:, 0].sum()) for plane in images[0].truth] == [rows[name] for name in classes]
 
 
 def test_too_few_images_are_refused(tmp_path: Path) -> None:
-    for number in range(7):
+    for number in range(11):
         add(tmp_path / "data", f"s{number}")
-    with pytest.raises(DemoDataError, match=r"gives 7 images .* at least 8"):
+    with pytest.raises(DemoDataError, match=r"gives 11 images .* needs 12 or more"):
         prepare(tmp_path / "data", tmp_path / "out", limit=100, seed=0)
 
 
@@ -110,7 +113,7 @@ def test_without_a_folder_the_sample_is_taken(
     asked: list[Path] = []
     monkeypatch.setenv("ELNET_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(demo_data, "sample_folder", lambda cache: asked.append(cache) or data)
-    images, classes, origin = prepare(None, tmp_path / "out", limit=12, seed=0)
-    assert (len(images), classes) == (12, ["road"])
+    images, judges, classes, origin = prepare(None, tmp_path / "out", limit=12, seed=0)
+    assert (len(images) + len(judges), classes) == (12, ["road"])
     assert "SpaceNet" in origin
     assert asked == [tmp_path / "cache" / "samples"]
