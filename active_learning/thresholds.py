@@ -99,6 +99,12 @@ def history(session: Session, project: Project) -> list[ThresholdChange]:
     )
 
 
+def switched_off(session: Session, project: Project) -> str | None:
+    """Why the loop itself has stopped accepting; None if it has not."""
+    last = next(iter(history(session, project)), None)
+    return last.why if last is not None and last.who == LOOP and last.to_value is None else None
+
+
 def standing(project: Project) -> Promise | None:
     """The promise that sets the project's threshold; None: a lead's number does, or nothing."""
     return None if project.promise is None else Promise(**project.promise)

@@ -32,6 +32,7 @@ _CHECKS: tuple[tuple[str, Check, bool], ...] = (
     ("webhook delivers", connection.delivery, False),
     ("inbox", content.inbox, False),
     ("tasks", content.tasks, False),
+    ("auto-accept", content.auto_accept, False),
     ("what was told", content.was_told, False),
     ("views", content.views, False),
 )

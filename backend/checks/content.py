@@ -7,7 +7,8 @@ from typing import Any
 
 from sqlalchemy import func, select
 
-from active_learning.ledger import InboxEvent, InboxState, Task, TaskStatus
+from active_learning import thresholds
+from active_learning.ledger import InboxEvent, InboxState, Project, Task, TaskStatus
 from active_learning.ledger.types import utc_now
 from backend import told
 from backend.checks.common import AGAIN, Finding, Patient
@@ -16,6 +17,18 @@ from backend.views import VIEWS, is_intact
 
 _STALE_INBOX = timedelta(minutes=2)
 _IMAGES = 3  # images that are asked for
+
+
+def auto_accept(name: str, p: Patient) -> Finding:
+    """Whether the loop has switched accepting off by itself."""
+    with p.ledger.session(write=False) as session:
+        off = thresholds.switched_off(session, session.get_one(Project, p.project_id))
+    if off is not None:
+        cure = "a lead decides anew: `elnet threshold promise --set`, or `elnet threshold set`"
+        return Finding(name, False, f"off: {off}", cure)
+    threshold = p.row.accept_threshold
+    on = "off, as a lead has set it" if threshold is None else f"on, from predicted IoU {threshold:.3f}"
+    return Finding(name, True, on)
 
 
 def storage(name: str, p: Patient) -> Finding:

@@ -30,6 +30,11 @@ def threshold(context: typer.Context, project: ProjectOption = None, json_: Json
     with ledger_session(write=False) as session:
         found = find_project(session, project)
         rows = [_what_if_row(session, found, value) for value in _ladder(found.accept_threshold)]
+        off, promised = thresholds.switched_off(session, found), thresholds.standing(found)
+    if off is not None:
+        typer.echo(f"Nothing is accepted: {off}.", err=True)
+    elif promised is not None:
+        typer.echo(f"A promise sets the threshold: {promised}.", err=True)
     show(rows, as_json=json_, empty="")
 
 

@@ -237,6 +237,8 @@ def test_audits_that_contradict_the_promise_switch_auto_accept_off(loop):
     assert "6 of 13 audits of accepted masks had an IoU below 0.6, where at most 10%" in change.why
     assert (loop.project().accept_threshold, loop.project().promise) == (None, None)
     assert statuses(loop, [waiting]) == ["review"]
+    with loop.ledger.session(write=False) as session:
+        assert thresholds.switched_off(session, session.get_one(Project, loop.project_id)) == change.why
     assert watch(loop) == (None, None)
     assert keep(loop) is None, "only a lead brings it back"
 

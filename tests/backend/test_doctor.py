@@ -16,6 +16,7 @@ from PIL import Image
 from pydantic import SecretStr
 from sqlalchemy import select
 
+from active_learning import thresholds
 from active_learning.ledger import InboxEvent, InboxState, Project, Task, TaskStatus
 from active_learning.ledger.types import utc_now
 from backend import label_studio_environment, label_studio_http, wiring
@@ -87,7 +88,7 @@ def test_a_healthy_project(ward):
     found = ward.examine()
     assert all(finding.ok for finding in found.values()), found
     assert all(not finding.cure for finding in found.values())
-    assert len(found) == 19
+    assert len(found) == 20
     assert "1.23" in found["Label Studio"].detail
     assert "legacy token of lead@elnet.local" in found["lead's token"].detail
     assert found["images served"].detail == "2 images were served"
@@ -343,6 +344,21 @@ def test_predictions_and_routes_that_were_lost(ward):
     assert finding.detail == "lost in Label Studio: 2 predictions, 2 routes"
     ward.mend()
     assert ward.examine()["what was told"].ok
+
+
+def test_accepting_that_switched_itself_off(ward):
+    assert "auto-accept" not in ward.wrong()
+    with ward.ledger.session() as session:
+        project = session.get_one(Project, ward.project.id)
+        if project.accept_threshold is None:
+            thresholds.set_threshold(session, project, 0.9, "lea", "a start")
+        thresholds.set_threshold(session, project, None, thresholds.LOOP, "the promise is broken: 6 of 13")
+    found = ward.wrong()["auto-accept"]
+    assert found.detail == "off: the promise is broken: 6 of 13"
+    with ward.ledger.session() as session:
+        project = session.get_one(Project, ward.project.id)
+        thresholds.set_threshold(session, project, 0.95, "lea", "looked at them: a bad batch")
+    assert ward.examine()["auto-accept"].detail == "on, from predicted IoU 0.950"
 
 
 def test_views_that_are_gone_or_changed(ward):
