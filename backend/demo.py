@@ -59,8 +59,8 @@ class DemoPlan:
         cycles: retraining cycles.
         limit: images at most; which, and which are labelled first, hangs on `seed`.
         labels_per_cycle: labels that start the first cycle; None: a tenth of the images, from 8 to 24.
-        label_growth: each later cycle waits for so many times the labels that there are: with 1.25 for 2.25
-            times as many in all, a step that is larger than the chance of which images were drawn.
+        label_growth: each later cycle waits for so many times the labels that there are: 1.5 is 2.5 times
+            as many in all, a step that is mostly larger than the chance of which images were drawn.
         accept_threshold: predicted IoU from which a mask is accepted.
         audit_share: of all masks; the annotator takes a quarter of a cycle's labels from there, if there are.
         holdout_share: of the labelled images; larger than in earnest, for a gate needs some to judge by.
@@ -73,7 +73,7 @@ class DemoPlan:
     limit: int = 120
     seed: int = 0
     labels_per_cycle: int | None = None
-    label_growth: float = 1.25
+    label_growth: float = 1.5
     accept_threshold: float = 0.8
     audit_share: float = 0.15
     holdout_share: float = 0.3

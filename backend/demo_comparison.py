@@ -57,20 +57,24 @@ def compare(
     Returns:
         A row for each cycle, and for each version that served the pictures of its sheet.
     """
-    ious: dict[str, float] = {}
+    figures: dict[str, tuple[float, float]] = {}
     sheets: dict[str, list[Picture]] = {}
     for version in versions:
-        if version.serving is None or version.path is None or version.serving in ious:
+        if version.serving is None or version.path is None or version.serving in figures:
             continue
         pooled = SegmentationMetrics(classes)
         pictures = []
         for image, masks in _look(Predictor(version.path, device=device), judges):
             pooled.update(masks, image.truth)
             pictures.append(_picture(image, masks))
-        ious[version.serving] = pooled.compute().fg_iou
+        scores = pooled.compute()
+        figures[version.serving] = scores.fg_iou, scores.fg_iou_per_image
         pictures.sort(key=lambda picture: not picture.truth.any())  # those with something to see first
         sheets[version.serving] = pictures[:_PICTURES]
-    rows = [_row(v, len(judges), ious[v.serving] if v.serving is not None else None) for v in versions]
+    nothing = (None, None)
+    rows = [
+        _row(v, len(judges), *(figures[v.serving] if v.serving is not None else nothing)) for v in versions
+    ]
     return rows, sheets
 
 
@@ -85,7 +89,9 @@ def _picture(image: DemoImage, masks: NDArray[np.bool_]) -> Picture:
     return Picture(image.stem, image.raster.pixels, truth, np.any(masks, axis=0), iou(masks, image.truth))
 
 
-def _row(version: DemoVersion, judges: int, holdout_iou: float | None) -> CycleReport:
+def _row(
+    version: DemoVersion, judges: int, holdout_iou: float | None, per_image: float | None
+) -> CycleReport:
     turn = version.turn
     return CycleReport(
         cycle=version.number,
@@ -95,6 +101,7 @@ def _row(version: DemoVersion, judges: int, holdout_iou: float | None) -> CycleR
         labels=version.labels,
         holdout_images=judges,
         holdout_iou=holdout_iou,
+        holdout_iou_per_image=per_image,
         gate_iou=version.gate_iou,
         share_accepted=turn.share_accepted,
         accepted_iou=turn.accepted_iou,

@@ -34,6 +34,7 @@ class CycleReport:
         serving: what serves after it; another one, or none yet, if the gate rejected what the cycle trained.
         holdout_images: images of other scenes, put aside at random at the start, which the loop never saw.
         holdout_iou: pooled foreground IoU of what serves, on these; None when nothing serves.
+        holdout_iou_per_image: the same, but the mean over the images: one huge mask counts like a small one.
         gate_iou: of what the cycle trained, on the holdout as it was when the gate decided.
         share_accepted: accepted images of all that no human had labelled, after prefilling.
         accepted_iou: mean IoU of the accepted masks with the truth; None when nothing was accepted.
@@ -50,6 +51,7 @@ class CycleReport:
     labels: int
     holdout_images: int
     holdout_iou: float | None
+    holdout_iou_per_image: float | None
     gate_iou: float
     share_accepted: float
     accepted_iou: float | None
@@ -124,6 +126,7 @@ def table_of(rows: Sequence[CycleReport]) -> Table:
         "serves",
         "labels",
         "holdout IoU",
+        "per image",
         "accepted",
         "IoU of accepted",
     ):
@@ -138,6 +141,7 @@ def table_of(rows: Sequence[CycleReport]) -> Table:
             row.serving or "-",
             str(row.labels),
             _figure(row.holdout_iou),
+            _figure(row.holdout_iou_per_image),
             f"{row.share_accepted:.0%}",
             _figure(row.accepted_iou),
             str(row.touched),
@@ -198,7 +202,11 @@ def _charts(rows: Sequence[CycleReport]) -> dict[str, alt.Chart]:
     iou = [
         {"cycle": row.cycle, "IoU": value, "of": name}
         for row in rows
-        for name, value in (("holdout", row.holdout_iou), ("accepted masks", row.accepted_iou))
+        for name, value in (
+            ("holdout", row.holdout_iou),
+            ("holdout, per image", row.holdout_iou_per_image),
+            ("accepted masks", row.accepted_iou),
+        )
     ]  # a None leaves a gap in the line; without any value at all the chart could not be drawn
     effort = [{"cycle": row.cycle, "images": row.touched} for row in rows]
     x = alt.X("cycle:O", title="cycle", sort=cycles, axis=alt.Axis(labelAngle=0))
@@ -208,7 +216,7 @@ def _charts(rows: Sequence[CycleReport]) -> dict[str, alt.Chart]:
         .encode(
             x=x,
             y=alt.Y("IoU:Q", title="IoU with the truth", scale=alt.Scale(domain=[0, 1])),
-            color=alt.Color("of:N", title=None, scale=alt.Scale(range=["#e86c00", "#2b6cb0"])),
+            color=alt.Color("of:N", title=None, scale=alt.Scale(range=["#2b6cb0", "#e86c00", "#f6ad6b"])),
         ),
         "effort": alt.Chart(alt.Data(values=effort), width=320, height=220)
         .mark_bar(color="#2b6cb0")

@@ -197,6 +197,7 @@ def test_two_cycles_from_labels_to_the_table(world: World, monkeypatch: pytest.M
     rows, sheets = demo_comparison.compare(versions, images(3), ["oil"], "cpu")
     first, second = rows
     assert (first.holdout_iou, second.holdout_iou) == (0.5, 1.0)
+    assert (first.holdout_iou_per_image, second.holdout_iou_per_image) == (0.5, 1.0)
     assert (first.accepted_iou, second.accepted_iou) == (0.5, 1.0)
     assert (first.share_accepted, second.share_accepted) == (0.25, 0.5)
     assert (first.touched, first.corrected_pixels, first.human_s) == (2, 20, 10.0)
@@ -209,7 +210,18 @@ def test_two_cycles_from_labels_to_the_table(world: World, monkeypatch: pytest.M
 
     print_table(Console(file=out, width=200), table_of(rows))
     line = [line.split() for line in out.getvalue().splitlines() if "elnet-0001" in line][-1]
-    assert line[:10] == ["1", "elnet-0001", "promoted", "elnet-0001", "2", "0.500", "25%", "0.500", "2", "20"]
+    assert line[:10] == [
+        "1",
+        "elnet-0001",
+        "promoted",
+        "elnet-0001",
+        "2",
+        "0.500",
+        "0.500",
+        "25%",
+        "0.500",
+        "2",
+    ]
 
 
 def test_after_a_rejection_the_version_before_it_is_measured(world: World) -> None:
@@ -234,6 +246,7 @@ def test_before_any_promotion_nothing_serves_and_nothing_is_measured(world: Worl
     assert [(v.serving, v.path) for v in versions] == [(None, None)] * 2
     rows, sheets = demo_comparison.compare(versions, images(3), ["oil"], "cpu")
     assert ([row.holdout_iou for row in rows], sheets) == ([None, None], {})
+    assert [row.holdout_iou_per_image for row in rows] == [None, None]
     print_table(Console(file=out, width=200), table_of(rows))
     line = [line.split() for line in out.getvalue().splitlines() if "elnet-0001" in line][-1]
     assert line[:6] == ["1", "elnet-0001", "rejected", "-", "2", "-"]
@@ -287,7 +300,9 @@ class Stage:
     ends: Callable[[], None] = lambda: None
 
 
-ROW = CycleReport(1, "promoted", "elnet-0001", "elnet-0001", 2, 1, 0.5, 0.25, 0.25, None, 2, 20, 10.0, 3.0)
+ROW = CycleReport(
+    1, "promoted", "elnet-0001", "elnet-0001", 2, 1, 0.5, 0.5, 0.25, 0.25, None, 2, 20, 10.0, 3.0
+)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ def _row(cycle: int, accepted_iou: float | None, serves: bool = True) -> CycleRe
         labels=8 * cycle,
         holdout_images=5,
         holdout_iou=0.2 * cycle if serves else None,
+        holdout_iou_per_image=0.3 * cycle if serves else None,
         gate_iou=0.2 * cycle,
         share_accepted=0.25,
         accepted_iou=accepted_iou,
