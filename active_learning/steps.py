@@ -187,7 +187,7 @@ def recalibrate(context: CycleContext, journal: Journal) -> Outcome:
         message = f"Calibrated {name} on {samples} audits."
     if moved is not None:
         to = "none" if moved.to_value is None else f"{moved.to_value:.3f}"
-        message += f" The threshold is {to} now, as {moved.why} asks for."
+        message += f" The threshold is {to} now: {moved.why}."
     elif found is not None:
         message += " The promise leaves the threshold where it is."
     return Outcome(message, {"kind": kind, "samples": samples})

@@ -100,9 +100,10 @@ def history(session: Session, project: Project) -> list[ThresholdChange]:
 
 
 def switched_off(session: Session, project: Project) -> str | None:
-    """Why the loop itself has stopped accepting; None if it has not."""
+    """Why the loop itself has stopped accepting, until a lead decides; None if it has not."""
     last = next(iter(history(session, project)), None)
-    return last.why if last is not None and last.who == LOOP and last.to_value is None else None
+    stopped = last is not None and last.who == LOOP and last.to_value is None and last.promise is None
+    return last.why if stopped and last is not None else None
 
 
 def standing(project: Project) -> Promise | None:
@@ -168,7 +169,9 @@ def keep(session: Session, project: Project) -> tuple[ThresholdChange | None, Gu
     if found.threshold == project.accept_threshold:
         return None, found
     version = project.champion.name if project.champion else "no version"
-    why = f"the promise on {version}'s {found.samples} audits ({promised})"
+    audits = f"{found.samples} audits of {version}"
+    why = f"what {audits} can promise" if found.threshold is not None else f"{audits} cannot promise it yet"
+    why += f": {promised}"
     return set_threshold(session, project, found.threshold, LOOP, why, promised), found
 
 

@@ -34,7 +34,10 @@ def threshold(context: typer.Context, project: ProjectOption = None, json_: Json
     if off is not None:
         typer.echo(f"Nothing is accepted: {off}.", err=True)
     elif promised is not None:
-        typer.echo(f"A promise sets the threshold: {promised}.", err=True)
+        waits = (
+            " It waits for more audits: elnet threshold promise." if found.accept_threshold is None else ""
+        )
+        typer.echo(f"A promise sets the threshold: {promised}.{waits}", err=True)
     show(rows, as_json=json_, empty="")
 
 

@@ -183,6 +183,9 @@ def test_a_new_champion_has_to_earn_the_promise_anew(loop):
     promise(loop)
     second = loop.promote("elnet-0002")
     assert loop.project().accept_threshold is None
+    assert history(loop)[0][3] == f"0 audits of elnet-0002 cannot promise it yet: {PROMISE}"
+    with loop.ledger.session(write=False) as session:
+        assert thresholds.switched_off(session, session.get_one(Project, loop.project_id)) is None
     audits(loop, second, good=22, bad=0, quality=0.7)
     assert keep(loop) == 1.0
 
