@@ -138,8 +138,12 @@ def prioritise(
     alike[pool[:, None] == others] = 1  # also where there is no embedding
     covered = _similarity(points[others], given).max(axis=1, initial=0)  # (sample,)
     chosen, gains_then, covered = _facility_location(alike, values[others], covered, head)
-    parts = np.array_split(points, len(points) // 8192 + 1)
-    gains = np.concatenate([_gains(_similarity(p, points[others]), values[others], covered) for p in parts])
+    if len(pool) == len(points):  # then its rows stand in the order of the points
+        gains = _gains(alike, values[others], covered)
+    else:
+        parts = np.array_split(points, len(points) // 8192 + 1)
+        told = [_gains(_similarity(part, points[others]), values[others], covered) for part in parts]
+        gains = np.concatenate(told)
     gains = np.where(points.any(axis=1), gains, values)
     gains = np.minimum(gains, gains_then[-1])
     gains[pool[chosen]] = gains_then
