@@ -177,7 +177,7 @@ def simulate(
         The rounds of all runs of the plan, strategy by strategy, seed by seed.
 
     Raises:
-        SimulationError: the plan does not fit the data.
+        SimulationError: the plan does not fit the data, or `out` cannot be written.
         ELNetError: a file cannot be read or a training went astray.
     """
     plan.check()
@@ -187,7 +187,10 @@ def simulate(
     if test is not None:
         judges = [_read(key, pair) for key, pair in enumerate(find_pairs(test, classes)[0])]
     digest = _digest(plan, images, judges)
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SimulationError(f"{out} cannot be made ({error.strerror}); name another folder") from error
     runs = [(strategy, seed) for seed in plan.seeds for strategy in plan.strategies]
     found: dict[tuple[str, int], list[Round]] = {}
     for number, (strategy, seed) in enumerate(runs):
@@ -445,5 +448,8 @@ def _kept(path: Path, which: Mapping[str, Any]) -> list[Round]:
 
 
 def _keep(path: Path, which: Mapping[str, Any], rounds: Sequence[Round]) -> None:
-    with path.open("a") as lines:
-        lines.write(json.dumps({**which, "rounds": [asdict(row) for row in rounds]}) + "\n")
+    try:
+        with path.open("a") as lines:
+            lines.write(json.dumps({**which, "rounds": [asdict(row) for row in rounds]}) + "\n")
+    except OSError as error:
+        raise SimulationError(f"{path} cannot be written ({error.strerror}); the runs in it stay") from error
