@@ -381,10 +381,12 @@ def test_a_defect_in_one_job_does_not_stop_the_others(
 
 
 def test_a_champion_that_cannot_be_loaded_is_said_and_waited_for(
-    rig: Rig, caplog: pytest.LogCaptureFixture
+    rig: Rig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from active_learning import registry
+    from backend import patience
 
+    monkeypatch.setattr(patience, "FIRST_S", 60.0)  # longer than the slowest machine's first round
     with rig.ledger.session() as session:
         project = session.get_one(Project, 1)
         version = registry.register(session, project, rig.state / "models" / "gone", "0" * 64)
