@@ -63,6 +63,8 @@ class Loop:
         self.project: Project = create(
             site.ledger, site.stack.settings, self.tool, "the loop", ["oil"], images=folder
         )
+        with site.ledger.session() as session:
+            self.row(session).audit_share = 0.0  # until a test asks for audits
         self.tool_project = self.project.tool_project_id
         self.oracle = OracleAnnotator(self.tool, self.tool_project, ["oil"], self.truths)
         self.touched: list[Touched] = []
