@@ -132,7 +132,7 @@ def promise(
         typer.echo(json.dumps(facts | {"watch": asdict(watch) if watch else None}, indent=2))
         return
     typer.echo(f"Promise: {asked}.")
-    for line in _told(answer, asked, version, what_if.accepted):
+    for line in _told(answer, asked, version, what_if):
         typer.echo(line)
     if watch is not None:
         typer.echo(
@@ -144,7 +144,7 @@ def promise(
         typer.echo(f"It stands now in {name!r}; the threshold follows it after each cycle.")
 
 
-def _told(answer: Guarantee, asked: Promise, version: str | None, accepted: int) -> list[str]:
+def _told(answer: Guarantee, asked: Promise, version: str | None, tried: risk.WhatIf) -> list[str]:
     """A guarantee in sentences."""
     if version is None:
         return ["No model version serves yet, so there is nothing to accept."]
@@ -154,11 +154,14 @@ def _told(answer: Guarantee, asked: Promise, version: str | None, accepted: int)
             f"{audits}. It can be kept from predicted IoU {answer.threshold:.3f} on: {answer.reached} "
             f"audited masks reach that, {answer.failures} of them bad, so of all accepted ones at most "
             f"{answer.risk_bound:.1%} are likely to be.",
-            f"That would accept {accepted} of the images that wait now.",
+            f"That would accept {tried.accepted} of the images that wait now.",
         ]
     lines = [f"{audits}. It cannot be kept yet, so nothing would be accepted."]
     if answer.more is not None:
-        lines.append(f"About {answer.more} more audits would do, if they turn out as those so far.")
+        lines.append(
+            f"About {answer.more} more audits would do, if they turn out as those so far; "
+            f"{tried.audit} images wait in the Audit view."
+        )
     elif answer.samples:
         lines.append(
             "More audits of this version would not help: of the better half of its masks too many are bad. "

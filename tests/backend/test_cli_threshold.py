@@ -123,7 +123,7 @@ def test_what_is_missing_is_said(elnet: Elnet, spills: Ledger) -> None:
     audit(spills, good=10, bad=0)
     said = elnet(*PROMISE).out
     assert "It cannot be kept yet, so nothing would be accepted." in said
-    assert "About 34 more audits would do, if they turn out as those so far." in said
+    assert "About 34 more audits would do, if they turn out as those so far; 0 images wait in the" in said
     assert "What can be promised today at IoU 0.6 and confidence 0.9 is a risk of 0.21." in said
     audit(spills, good=0, bad=40)
     assert "More audits of this version would not help" in elnet(*PROMISE).out
