@@ -20,7 +20,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,7 +116,9 @@ def guarantee(
     quality, iou = _one_of_each_scene(qualities, ious, scenes)
     failed = iou < promise.iou
     at = _sequence(quality, failed, promise)
-    best = next((r / 100 for r in range(1, 100) if _sequence(quality, failed, _with(promise, r / 100))), None)
+    best = next(
+        (r / 100 for r in range(1, 100) if _sequence(quality, failed, replace(promise, risk=r / 100))), None
+    )
     if not at:
         more = _more(quality, failed, promise)
         return Guarantee(None, len(quality), 0, 0, 1.0, 0.0, best, more)
@@ -190,10 +192,6 @@ def _more(quality: NDArray[np.float64], failed: NDArray[np.bool_], promise: Prom
         else:
             low = middle + 1
     return max(1, 2 * high - len(quality))
-
-
-def _with(promise: Promise, risk: float) -> Promise:
-    return Promise(promise.iou, risk, promise.confidence)
 
 
 def _one_of_each_scene(

@@ -42,7 +42,7 @@ class Correction:
     """What the oracle submits.
 
     Attributes:
-        mask: (H, W) bool.
+        mask: (H, W) bool, or (N, H, W) of `annotate`.
         touched: at least one region was drawn or redrawn; False: the prefill was submitted as it is.
         corrected_pixels: pixels that differ from the prefill (from an empty one, without a prefill).
         seconds: the estimate of `Effort`.
@@ -89,6 +89,27 @@ def correct(
     regions = int(ndimage.label(redrawn, _EIGHT)[1])
     seconds = (effort or Effort()).seconds(regions, int((changed & ~_shrink(changed)).sum()))
     return Correction(mask, regions > 0, int(changed.sum()), seconds)
+
+
+def annotate(
+    prefill: Mask | None, truth: Mask, tolerance_px: int = 2, effort: Effort | None = None
+) -> Correction:
+    """`correct` class by class: one annotation, with what the classes cost together.
+
+    Args:
+        prefill: (N, H, W) bool, or None.
+        truth: (N, H, W) bool.
+        tolerance_px: as in `correct`.
+        effort: as in `correct`.
+    """
+    prefills = [None] * len(truth) if prefill is None else list(prefill)
+    parts = [correct(*pair, tolerance_px, effort) for pair in zip(prefills, truth, strict=True)]
+    return Correction(
+        np.stack([part.mask for part in parts]),
+        any(part.touched for part in parts),
+        sum(part.corrected_pixels for part in parts),
+        sum(part.seconds for part in parts),
+    )
 
 
 def _worth_redrawing(prefill: Mask, truth: Mask, tolerance_px: int) -> Mask:

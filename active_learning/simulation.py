@@ -20,7 +20,6 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,7 @@ from numpy.typing import NDArray
 from active_learning import evaluation, gate, snapshot_files
 from active_learning.acquisition import STRATEGIES, Candidate, order
 from active_learning.fine_tuning import MODE
-from active_learning.oracle import Correction, correct
+from active_learning.oracle import annotate
 from active_learning.risk import aurc, rank_correlation, risk_coverage
 from active_learning.signals import score, signals
 from active_learning.split import HOLDOUT, TRAIN, assign
@@ -44,7 +43,6 @@ from model.training import train
 
 CACHE_GB = 20.0  # of disk for frozen features, which all runs share
 FULL = "all"  # stands for a strategy: one round with every image of the pool
-TARGET = 0.95  # of what all labels reach: how many labels are needed for it?
 _AT_ONCE = 32  # images predicted together
 
 
@@ -224,8 +222,7 @@ def _run(
             f"{labels[-1]} labels are asked for, and there are {len(pool)} images to choose from; ask for "
             "fewer labels, or give more images"
         )
-    config = {"mode": MODE, "cache_gb": CACHE_GB, **plan.training, "seed": seed}
-    device = config.get("device", "auto")
+    config = TrainConfig.from_mapping({"mode": MODE, "cache_gb": CACHE_GB, **plan.training, "seed": seed})
     labelled: dict[int, _Image] = {}
     sides: dict[str, str] = {}
     champion: Path | None = None
@@ -237,20 +234,18 @@ def _run(
             said = _look(predictor, pool)
             corrections = {}
             for image in _chosen(strategy, pool, labelled.keys(), said, count - len(labelled), seed):
-                corrections[image.key] = _annotate(image, said.get(image.key), plan.tolerance_px)
+                prefill = said[image.key].mask & image.raster.valid if said else None
+                corrections[image.key] = annotate(prefill, image.truth, plan.tolerance_px)
                 labelled[image.key] = image
             sides = _sides(labelled.values(), sides, plan.holdout_share)
-            for key, parts in corrections.items():
+            for key, correction in corrections.items():
                 image = labelled[key]
-                masks = np.stack([part.mask for part in parts])
                 side = Path(scratch, sides[image.scene])
-                snapshot_files.render(side, image.stem, image.raster, masks, classes)
-                pixels += sum(part.corrected_pixels for part in parts)
-                touched += any(part.touched for part in parts)
+                snapshot_files.render(side, image.stem, image.raster, correction.mask, classes)
+                pixels, touched = pixels + correction.corrected_pixels, touched + correction.touched
             out = Path(scratch, f"model-{number}")
-            settings = TrainConfig.from_mapping(config if champion is None else config | {"mode": None})
-            train(Path(scratch, TRAIN), out, settings, init=champion)
-            challenger = Predictor(out, device, cache_gb=CACHE_GB)
+            train(Path(scratch, TRAIN), out, config, init=champion)
+            challenger = Predictor(out, config.device, cache_gb=CACHE_GB)
             holdout = Path(scratch, HOLDOUT)
             trains = sum(sides[image.scene] == TRAIN for image in labelled.values())
             promoted = not holdout.exists() or _is_better(
@@ -261,84 +256,6 @@ def _run(
             figures = _judge(_look(predictor, judges), judges, classes)
             seconds = time.monotonic() - started
             yield Round(strategy, seed, count, promoted, *figures, pixels / 1e6, touched, round(seconds, 1))
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """A strategy over its seeds: medians, and the range of what is compared.
-
-    Attributes:
-        labels: so many there are.
-        seeds: runs that the medians are over.
-        fg_iou: median, with `lowest` and `highest`.
-        rose: of the runs, the share in which this round's `fg_iou` is above the round's before; None in the
-            first.
-        labels_for_target: labels at which the median curve reaches `TARGET` of what "all" reaches, linear
-            between rounds; None: it does not, or "all" was not run. The same in all rows of a strategy.
-    """
-
-    strategy: str
-    labels: int
-    seeds: int
-    fg_iou: float
-    lowest: float
-    highest: float
-    fg_iou_per_image: float
-    boundary_f1: float
-    spearman: float | None
-    aurc: float
-    corrected_pixels: float
-    touched: float
-    rose: float | None
-    labels_for_target: float | None
-
-
-def summarise(rounds: Sequence[Round]) -> list[Summary]:
-    """The rounds of a plan, strategy by strategy, with medians over the seeds."""
-    groups: dict[tuple[str, int], list[Round]] = {}
-    for row in rounds:
-        groups.setdefault((row.strategy, row.labels), []).append(row)
-    complete = [row.fg_iou for row in rounds if row.strategy == FULL]
-    target = TARGET * median(complete) if complete else None
-    curves: dict[str, list[tuple[int, float]]] = {}
-    for (strategy, labels), rows in groups.items():
-        curves.setdefault(strategy, []).append((labels, median(r.fg_iou for r in rows)))
-    before: list[Round] = []
-    found = []
-    for (strategy, labels), rows in groups.items():
-        last = {row.seed: row.fg_iou for row in before if row.strategy == strategy}
-        ranks = [row.spearman for row in rows if row.spearman is not None]
-        found.append(
-            Summary(
-                strategy=strategy,
-                labels=labels,
-                seeds=len(rows),
-                fg_iou=median(row.fg_iou for row in rows),
-                lowest=min(row.fg_iou for row in rows),
-                highest=max(row.fg_iou for row in rows),
-                fg_iou_per_image=median(row.fg_iou_per_image for row in rows),
-                boundary_f1=median(row.boundary_f1 for row in rows),
-                spearman=median(ranks) if ranks else None,
-                aurc=median(row.aurc for row in rows),
-                corrected_pixels=median(row.corrected_pixels for row in rows),
-                touched=median(row.touched for row in rows),
-                rose=sum(row.fg_iou > last[row.seed] for row in rows) / len(rows) if last else None,
-                labels_for_target=None if target is None else _reached(curves[strategy], target),
-            )
-        )
-        before = rows
-    return found
-
-
-def _reached(curve: Sequence[tuple[int, float]], target: float) -> float | None:
-    """The labels at which a curve first reaches the target."""
-    for i, (labels, value) in enumerate(curve):
-        if value >= target:
-            if i == 0:
-                return float(labels)
-            few, low = curve[i - 1]
-            return few + (target - low) / (value - low) * (labels - few)
-    return None
 
 
 def _read(key: int, pair: Pair) -> _Image:
@@ -377,12 +294,6 @@ def _chosen(
     candidates = [said[key].candidate for key in waiting]
     known = [e for key in labelled if (e := said[key].candidate.embedding) is not None]
     return [waiting[key] for key in order(strategy, candidates, known, count, seed)]
-
-
-def _annotate(image: _Image, said: _Said | None, tolerance_px: int) -> list[Correction]:
-    """What the oracle submits for each class."""
-    prefills = [None] * len(image.truth) if said is None else list(said.mask & image.raster.valid)
-    return [correct(*pair, tolerance_px) for pair in zip(prefills, image.truth, strict=True)]
 
 
 def _sides(labelled: Iterable[_Image], known: dict[str, str], share: float) -> dict[str, str]:

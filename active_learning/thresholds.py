@@ -11,9 +11,10 @@ switched off (`watch`), and only a lead's decision brings it back. What a thresh
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
-from sqlalchemy import select
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from active_learning.calibrator import cross_fitted
@@ -90,18 +91,12 @@ def undo(session: Session, project: Project, who: str) -> ThresholdChange:
 
 def history(session: Session, project: Project) -> list[ThresholdChange]:
     """Every change of the project's threshold, the newest first."""
-    return list(
-        session.scalars(
-            select(ThresholdChange)
-            .where(ThresholdChange.project_id == project.id)
-            .order_by(ThresholdChange.id.desc())
-        )
-    )
+    return list(session.scalars(_changes(project)))
 
 
 def switched_off(session: Session, project: Project) -> str | None:
     """Why the loop itself has stopped accepting, until a lead decides; None if it has not."""
-    last = next(iter(history(session, project)), None)
+    last = _last_change(session, project)
     stopped = last is not None and last.who == LOOP and last.to_value is None and last.promise is None
     return last.why if stopped and last is not None else None
 
@@ -203,15 +198,18 @@ def watched(session: Session, project: Project) -> Watch | None:
     1 / `FALSE_ALARM` is at most `FALSE_ALARM` (Ville's inequality; Ramdas et al. 2023, "Game-theoretic
     statistics and safe anytime-valid inference").
     """
-    promised, changes = standing(project), history(session, project)
-    if promised is None or project.accept_threshold is None or not changes:
+    promised = standing(project)
+    if promised is None or project.accept_threshold is None:
+        return None
+    last = _last_change(session, project)
+    if last is None:
         return None
     rows = session.execute(
         select(Label.prefill_iou, Task.scene)
         .join(Prediction, Label.prediction_id == Prediction.id)
         .join(Task, Task.id == Label.task_id)
         .where(Label.id.in_(current_ids(project.id, (LabelSource.AUDIT,))), Label.prefill_iou.is_not(None))
-        .where(Prediction.model_version_id == project.champion_id, Label.received_at > changes[0].at)
+        .where(Prediction.model_version_id == project.champion_id, Label.received_at > last.at)
         .where(Prediction.quality >= project.accept_threshold)
         .order_by(Label.id)
     ).all()
@@ -246,6 +244,16 @@ def watch(session: Session, project: Project) -> ThresholdChange | None:
         "a lead decides anew"
     )
     return set_threshold(session, project, None, LOOP, why)
+
+
+def _changes(project: Project) -> Select[Any]:
+    mine = select(ThresholdChange).where(ThresholdChange.project_id == project.id)
+    return mine.order_by(ThresholdChange.id.desc())
+
+
+def _last_change(session: Session, project: Project) -> ThresholdChange | None:
+    found: ThresholdChange | None = session.scalar(_changes(project).limit(1))
+    return found
 
 
 def _shown(value: float | None) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import platform
 import shutil
 import tempfile
 import time
@@ -40,11 +38,12 @@ from backend.report import CycleReport, table_of, write_report
 from backend.settings import LabelStudioSettings, LoopSettings, WebSettings, load_settings
 from backend.stack import Stack
 from backend.tables import print_table
+from model.device import describe_machine
 from model.errors import ELNetError
 from model.metrics import iou
 
 _POLL_S = 0.5
-_VIEWS = ("Audit", "Review queue")
+_AUDIT, _REVIEW = "Audit", "Review queue"  # views
 
 
 class DemoError(ELNetError):
@@ -146,7 +145,7 @@ def run_demo(data: Path | None, out: Path, plan: DemoPlan) -> list[CycleReport]:
             "accept_threshold": plan.accept_threshold,
             "labels_per_cycle": per_cycle,
             "plan": asdict(plan),
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+            "machine": describe_machine(),
             "seconds": time.monotonic() - started,
         }
         page = write_report(out, rows, sheets, about)
@@ -233,8 +232,8 @@ class Demo:
         """Work off what is asked for until a cycle is due; ask for it when the queue runs dry before."""
         with self._ledger.session(write=False) as session:
             wanted = triggers.wanted(session, session.get_one(Project, self._project_id))
-        touched = self._oracle.work(_VIEWS[:1], wanted // 4)
-        touched += self._oracle.work(_VIEWS[::-1], wanted - len(touched))
+        touched = self._oracle.work([_AUDIT], wanted // 4)
+        touched += self._oracle.work([_REVIEW, _AUDIT], wanted - len(touched))
         if 0 < len(touched) < wanted:
             self._wait("the labels", self._is_settled)
             with self._ledger.session() as session:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from active_learning.oracle import correct
+from active_learning.oracle import annotate
 from backend.label_config import parse_label_config
 from backend.label_studio import LabelStudio
 from backend.regions import masks_to_regions, regions_to_masks
@@ -109,17 +109,12 @@ class OracleAnnotator:
         prefill = (
             regions_to_masks(prediction["result"], self._classes, height, width)[0] if prediction else None
         )
-        corrections = [
-            correct(None if prefill is None else prefill[index], truth[index], self._tolerance_px)
-            for index in range(len(self._classes))
-        ]
-        masks = np.stack([correction.mask for correction in corrections])
-        seconds = sum(correction.seconds for correction in corrections)
+        correction = annotate(prefill, truth, self._tolerance_px)
         body: dict[str, Any] = {
-            "result": masks_to_regions(masks, self._classes, self._control, 1.0),
-            "lead_time": seconds,
+            "result": masks_to_regions(correction.mask, self._classes, self._control, 1.0),
+            "lead_time": correction.seconds,
         }
         if prediction:
             body["parent_prediction"] = prediction["id"]
         self._api.post(f"/api/tasks/{task['id']}/annotations/", body)
-        return Touched(stem, view, sum(c.corrected_pixels for c in corrections), seconds)
+        return Touched(stem, view, correction.corrected_pixels, correction.seconds)

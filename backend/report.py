@@ -173,10 +173,7 @@ def write_report(
     (folder / "report.json").write_text(
         json.dumps({**about, "cycles": [asdict(row) for row in rows]}, indent=2) + "\n"
     )
-    charts = {name: _svg(chart) for name, chart in _charts(rows).items()}
-    for name, svg in charts.items():
-        (folder / f"{name}.svg").write_text(svg)
-        (folder / f"{name}.png").write_bytes(vl_convert.svg_to_png(svg, scale=2))
+    charts = {name: write_chart(folder, name, chart) for name, chart in _charts(rows).items()}
     images = {}
     for version, pictures in sheets.items():
         path = folder / f"prefills-{version}.png"
@@ -192,8 +189,11 @@ def write_report(
     return page
 
 
-def _svg(chart: alt.Chart) -> str:
+def write_chart(folder: Path, name: str, chart: alt.TopLevelMixin) -> str:
+    """Write a chart as NAME.svg and NAME.png; returns the SVG."""
     svg: str = vl_convert.vegalite_to_svg(chart.to_json())
+    (folder / f"{name}.svg").write_text(svg)
+    (folder / f"{name}.png").write_bytes(vl_convert.svg_to_png(svg, scale=2))
     return svg
 
 

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import altair as alt
-import vl_convert
 from rich.table import Table
 
-from active_learning.simulation import FULL, Round, Summary
+from active_learning.simulation import FULL, Round
+from active_learning.simulation_summary import Summary
+from backend.report import write_chart
 
 
 def table_of(rows: Sequence[Summary]) -> Table:
@@ -58,9 +59,7 @@ def write_simulation(
     summary = {**about, "strategies": [asdict(row) for row in rows]}
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     for name, chart in (("labels", _curves(rows, "labels")), ("pixels", _curves(rows, "corrected_pixels"))):
-        svg = vl_convert.vegalite_to_svg(chart.to_json())
-        (folder / f"iou-by-{name}.svg").write_text(svg)
-        (folder / f"iou-by-{name}.png").write_bytes(vl_convert.svg_to_png(svg, scale=2))
+        write_chart(folder, f"iou-by-{name}", chart)
 
 
 def _curves(rows: Sequence[Summary], by: str) -> alt.LayerChart:

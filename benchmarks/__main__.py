@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import sys
 from datetime import UTC, datetime
 
 import torch
 
 from benchmarks import network, rle
+from model.device import describe_machine
 
 _ALL = {"rle": rle.main, "network": network.main}
 
@@ -20,8 +19,7 @@ def main() -> int:
     if unknown := [name for name in names if name not in _ALL]:
         print(f"There is no benchmark {', '.join(unknown)}; there are {', '.join(_ALL)}.", file=sys.stderr)
         return 2
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    print(f"{datetime.now(UTC):%Y-%m-%d}, {machine}, torch {torch.__version__}")
+    print(f"{datetime.now(UTC):%Y-%m-%d}, {describe_machine()}, torch {torch.__version__}")
     print(f"command: python -m benchmarks {' '.join(names)}")
     for name in names:
         print()

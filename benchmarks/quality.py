@@ -9,8 +9,6 @@ measured on the other, over and over again (`--splits`); siblings stay on one si
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -27,6 +25,7 @@ from active_learning.calibrator import Calibrator, cross_fitted
 from active_learning.guarantee import Promise, guarantee
 from active_learning.risk import aurc, rank_correlation, risk_coverage
 from active_learning.signals import features, score, signals
+from model.device import describe_machine
 from model.metrics import SegmentationMetrics
 from model.pairs import find_pairs, read_pair
 from model.predictor import CUT, Predictor
@@ -53,8 +52,7 @@ def main() -> None:
     parser.add_argument("--splits", type=int, default=500)
     given = parser.parse_args()
     started = time.monotonic()
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    print(f"{datetime.now(UTC):%Y-%m-%d}, {machine}, torch {torch.__version__}")
+    print(f"{datetime.now(UTC):%Y-%m-%d}, {describe_machine()}, torch {torch.__version__}")
     sample = collect(given.checkpoint, given.data)
     print(f"{len(sample.ious)} images of {len(set(sample.scenes))} scenes, mean IoU {sample.ious.mean():.3f}")
     print("\n| score | rank correlation | AURC | of mean confidence's |\n|---|---|---|---|")

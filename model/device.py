@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Literal
@@ -35,6 +37,11 @@ def pick_device(name: str) -> torch.device:
         count = torch.cuda.device_count()
         raise DeviceError(f"device {name!r} is not here: torch sees {count} GPUs; take --device cpu")
     return device
+
+
+def describe_machine() -> str:
+    """This machine in a few words, for reports."""
+    return f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
 
 
 def autocast(device: torch.device, precision: Precision = "auto") -> torch.autocast:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -49,9 +47,11 @@ def simulate(
     json_: JsonOption = False,
 ) -> None:
     """Replay the loop on labelled data with an oracle annotator: which strategy needs the fewest labels?"""
-    from active_learning.simulation import SimulationPlan, summarise
+    from active_learning.simulation import SimulationPlan
     from active_learning.simulation import simulate as run
+    from active_learning.simulation_summary import summarise
     from backend.simulation_report import table_of, write_simulation
+    from model.device import describe_machine
 
     started = time.monotonic()
     plan = SimulationPlan(
@@ -70,7 +70,7 @@ def simulate(
         "data": str(data),
         "test": None if test is None else str(test),
         "plan": asdict(plan),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "machine": describe_machine(),
         "seconds": round(time.monotonic() - started, 1),
     }
     write_simulation(out, rounds, rows, about)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import pytest
 from PIL import Image
 
 from active_learning import simulation
-from active_learning.simulation import FULL, Round, SimulationError, SimulationPlan, simulate, summarise
+from active_learning.simulation import FULL, Round, SimulationError, SimulationPlan, simulate
 
 NANO = {"trunk": "random-nano", "size": 32, "epochs": 2, "batch_size": 4, "width": 8, "adapter_dim": 4}
 PLAN = SimulationPlan(strategies=("hybrid", "random", FULL), seeds=(0, 1), labels=(4, 7), training=NANO)
@@ -133,24 +132,3 @@ def test_a_plan_that_cannot_be_is_refused(
 ) -> None:
     with pytest.raises(SimulationError, match=said):
         simulate(data, tmp_path / "out", replace(PLAN, **change))
-
-
-def row(strategy: str, seed: int, labels: int, fg_iou: float) -> Round:
-    return Round(strategy, seed, labels, True, fg_iou, fg_iou, 0.5, 0.7, 0.2, labels / 10, labels, 1.0)
-
-
-def test_the_summary_is_of_medians_and_says_where_the_target_is_reached() -> None:
-    rounds = [
-        *(row("a", seed, 10, iou) for seed, iou in enumerate([0.2, 0.4, 0.9])),
-        *(row("a", seed, 20, iou) for seed, iou in enumerate([0.3, 0.6, 0.8])),
-        *(row("b", seed, 10, 0.1) for seed in range(3)),
-        *(row(FULL, seed, 99, 0.5 / 0.95) for seed in range(3)),
-    ]
-    first, second, other, _ = summarise(rounds)
-    assert (first.fg_iou, first.lowest, first.highest, first.seeds) == (0.4, 0.2, 0.9, 3)
-    assert first.rose is None
-    assert second.rose == pytest.approx(2 / 3)
-    assert other.rose is None
-    assert first.labels_for_target == second.labels_for_target == pytest.approx(15)
-    assert other.labels_for_target is None
-    assert json.dumps([s.strategy for s in (first, other)]) == '["a", "b"]'
