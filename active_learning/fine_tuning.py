@@ -132,8 +132,13 @@ def _read(path: Path) -> Plan | None:
 
 
 def _fits(champion: ModelVersion, project: Project, config: Mapping[str, Any]) -> bool:
-    """Whether training can start from the champion: the same classes, the same trunk, mode and scale."""
+    """Whether training can start from the champion: the same classes, the same trunk, mode and scale.
+
+    And it must take coarse masks where training is to show them.
+    """
     card = read_card(Path(champion.path))
+    if config.get("prompted") and not card.architecture.get("prompt"):
+        return False
     asked = {name: config[name] for name in ("trunk", "mode", "scale") if config.get(name) is not None}
     known = {"scale": 1.0, **card.architecture, "trunk": card.trunk}
     return list(card.classes) == project.classes and asked == {name: known.get(name) for name in asked}

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from active_learning.ports import Acceptance, Placement, Prefill, ToolAnnotation, ToolTask
 from backend.annotations import decode_annotation
 from backend.label_config import parse_label_config
-from backend.label_studio_api import DETAILED, LISTED, Json, LabelStudioApi
+from backend.label_studio_api import DETAILED, ENHANCED_MARK, LISTED, Json, LabelStudioApi
 from backend.label_studio_http import Connection, LabelStudioError
 from backend.regions import masks_to_regions
 from model.errors import ELNetError
@@ -65,23 +65,40 @@ class LabelStudio(LabelStudioApi):
             The task's id -> the prediction's id, of those that Label Studio really holds.
         """
         project = self.project(tool_project_id)
-        control = parse_label_config(project["label_config"]).control
-        held: dict[int, int] = {}
-        for part in _chunks(prefills, DETAILED):
-            wanted = {
-                prefill.tool_task_id: {
-                    "task": prefill.tool_task_id,
-                    "result": masks_to_regions(prefill.masks, classes, control, float(prefill.quality)),
-                    "score": float(prefill.quality),
-                    "model_version": prefill.model_version,
-                }
-                for prefill in part
-            }
-            held |= self._push_predictions(tool_project_id, wanted)
+        held = self._push_predictions(project, classes, prefills, lambda version: True)
         for version in {prefill.model_version for prefill in prefills if held}:
             if project["model_version"] != version:
                 self.set_model_version(tool_project_id, version)
         return held
+
+    def suggest(
+        self, tool_project_id: int, classes: Sequence[str], suggestions: Sequence[Prefill]
+    ) -> dict[int, int]:
+        """Store predictions beside what the serving version said, in place of earlier suggestions.
+
+        Args:
+            tool_project_id: the project.
+            classes: names of the masks' planes.
+            suggestions: their model versions contain `ENHANCED_MARK`.
+
+        Returns:
+            As `push_prefills`.
+        """
+        project = self.project(tool_project_id)
+        return self._push_predictions(project, classes, suggestions, lambda version: ENHANCED_MARK in version)
+
+    def take_back_suggestions(self, tool_project_id: int, tool_task_ids: Sequence[int]) -> int:
+        """Remove what `suggest` stored; what people made of it stays. Returns how many there were."""
+        found = [
+            prediction["id"]
+            for ids in _chunks(tool_task_ids, DETAILED)
+            for task in self.detailed(tool_project_id, ids).values()
+            for prediction in task["predictions"]
+            if ENHANCED_MARK in str(prediction["model_version"])
+        ]
+        for prediction_id in found:
+            self.lead.delete(f"/api/predictions/{prediction_id}/")
+        return len(found)
 
     def push_placements(self, tool_project_id: int, placements: Iterable[Placement]) -> list[int]:
         """Write route, quality and priority to the task data, whose other keys stay as they are now."""
@@ -166,7 +183,32 @@ class LabelStudio(LabelStudioApi):
         if self.project(tool_project_id)["model_version"] != version:
             self.set_model_version(tool_project_id, version)
 
-    def _push_predictions(self, tool_project_id: int, wanted: dict[int, Json]) -> dict[int, int]:
+    def _push_predictions(
+        self,
+        project: Json,
+        classes: Sequence[str],
+        prefills: Sequence[Prefill],
+        gives_way: Callable[[str], bool],
+    ) -> dict[int, int]:
+        """Store predictions in bulk and read them back; others go whose model version `gives_way`."""
+        control = parse_label_config(project["label_config"]).control
+        held: dict[int, int] = {}
+        for part in _chunks(prefills, DETAILED):
+            wanted = {
+                prefill.tool_task_id: {
+                    "task": prefill.tool_task_id,
+                    "result": masks_to_regions(prefill.masks, classes, control, float(prefill.quality)),
+                    "score": float(prefill.quality),
+                    "model_version": prefill.model_version,
+                }
+                for prefill in part
+            }
+            held |= self._push_part(project["id"], wanted, gives_way)
+        return held
+
+    def _push_part(
+        self, tool_project_id: int, wanted: dict[int, Json], gives_way: Callable[[str], bool]
+    ) -> dict[int, int]:
         before = self.detailed(tool_project_id, list(wanted))
         lacking = [p for i, p in wanted.items() if i in before and _same(before[i]["predictions"], p) is None]
         after = before
@@ -179,7 +221,8 @@ class LabelStudio(LabelStudioApi):
             kept = _same(task["predictions"], wanted[task_id])
             if kept is not None:
                 held[task_id] = kept
-                stale += [p["id"] for p in task["predictions"] if p["id"] != kept]
+                others = (p for p in task["predictions"] if p["id"] != kept)
+                stale += [p["id"] for p in others if gives_way(str(p["model_version"]))]
         for prediction_id in stale:
             self.lead.delete(f"/api/predictions/{prediction_id}/")
         return held

@@ -12,6 +12,7 @@ from backend.settings import Settings
 from model.errors import ELNetError
 
 BACKEND_MARK = "ELNet Loop"  # description of our ML backend among others of a project
+ENHANCED_MARK = "-enhanced"  # in the model version of predictions that suggest a better label
 NOBODY = "0"  # no user has this id
 LISTED = 200  # tasks of one page without annotations and predictions
 DETAILED = 32  # tasks whose masks come in one answer

@@ -6,11 +6,12 @@ whenever `project.model_version` is not the predictions' version.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from active_learning.ledger import TaskStatus
-from backend.label_studio_api import Json, LabelStudioApi
+from backend.label_studio_api import ENHANCED_MARK, Json, LabelStudioApi
 
 _PRIORITY, _QUALITY = "tasks:data.priority", "tasks:data.quality"
 # Everything that is no help in deciding what to open next.
@@ -29,18 +30,22 @@ class View:
         routes: what `data.route` may be; empty: anything.
         unlabelled: only tasks without an annotation.
         ordering: column, "-" before it for descending.
+        version: only tasks with a prediction whose model version contains this; empty: any.
     """
 
     title: str
     routes: tuple[TaskStatus, ...]
     unlabelled: bool
     ordering: str
+    version: str = ""
 
     def filters(self) -> Json:
         """As the Data Manager keeps them."""
         items = [_is("data.route", "String", route.value) for route in self.routes]
         if self.unlabelled:
             items.append(_is("total_annotations", "Number", 0))
+        if self.version:
+            items.append(_is("predictions_model_versions", "List", [self.version], "contains"))
         return {"conjunction": "and", "items": items}
 
     def data(self) -> Json:
@@ -69,14 +74,18 @@ VIEWS = (
 )
 
 
-def ensure_views(api: LabelStudioApi, tool_project_id: int) -> None:
+# Made when labels are enhanced for the first time, see `backend.label_enhancement`.
+ENHANCED = View("Enhanced labels", (), False, "-tasks:updated_at", version=ENHANCED_MARK)
+
+
+def ensure_views(api: LabelStudioApi, tool_project_id: int, views: Sequence[View] = VIEWS) -> None:
     """Make the views that are not there, and give the others their filters and order back.
 
     Whatever else people changed in them (columns, widths, grid) stays.
     """
     found: list[Json] = api.lead.get("/api/dm/views/", project=tool_project_id)
     by_title = {view["data"].get("title"): view for view in reversed(found)}  # the first of a title counts
-    for view in VIEWS:
+    for view in views:
         there = by_title.get(view.title)
         if there is None:
             body = {"project": tool_project_id, "data": view.data()}
@@ -115,5 +124,5 @@ def _plain(filters: Any) -> Any:
     return filters.get("conjunction"), [{k: item.get(k) for k in keys} for item in filters["items"]]
 
 
-def _is(column: str, kind: str, value: object) -> Json:
-    return {"filter": f"filter:tasks:{column}", "operator": "equal", "type": kind, "value": value}
+def _is(column: str, kind: str, value: object, operator: str = "equal") -> Json:
+    return {"filter": f"filter:tasks:{column}", "operator": operator, "type": kind, "value": value}

@@ -26,6 +26,10 @@ SeedOption = Annotated[int, typer.Option(help="Seed of everything random.")]
 BatchOption = Annotated[int, typer.Option(min=1, help="Tiles that go through the network at a time.")]
 PixelsOption = Annotated[int, typer.Option(min=1, help="The largest image that is read.")]
 CheckpointOption = Annotated[Path, typer.Option(help="A checkpoint folder, as `elnet train` writes it.")]
+ReachOption = Annotated[
+    float, typer.Option(min=0, help="Pixels from the drawn outline within which a mask may change.")
+]
+SmallestOption = Annotated[int, typer.Option(min=0, help="New pieces and holes of fewer pixels are removed.")]
 DataOption = Annotated[Path, typer.Option(help="A folder with images/ and masks/ of equal stems.")]
 
 
@@ -173,12 +177,8 @@ def enhance(
     checkpoint: CheckpointOption,
     data: Annotated[Path, typer.Option(help="A folder with images/ and coarse masks/ of equal stems.")],
     out: Annotated[Path, typer.Option(help="Gets masks/, changes/ and enhanced.jsonl.")],
-    reach: Annotated[
-        float, typer.Option(min=0, help="Pixels from the drawn outline within which a mask may change.")
-    ] = 12.0,
-    smallest: Annotated[
-        int, typer.Option(min=0, help="New pieces and holes of fewer pixels are removed.")
-    ] = 24,
+    reach: ReachOption = 12.0,
+    smallest: SmallestOption = 24,
     batch_size: BatchOption = 8,
     max_pixels: PixelsOption = 400_000_000,
     device: DeviceOption = "auto",

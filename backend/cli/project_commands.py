@@ -1,9 +1,10 @@
-"""Commands about projects: make, fill, list, and look for silent failures."""
+"""Commands about projects: make, fill, list, enhance their labels, and look for silent failures."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,6 +25,8 @@ from backend.cli.common import (
     show,
     split_names,
 )
+from backend.cli.model_commands import ReachOption, SmallestOption
+from backend.cli.progress import progress_bar
 from backend.running import running_settings
 from model.errors import ELNetError
 
@@ -31,6 +34,10 @@ if TYPE_CHECKING:  # the command imports it when it is called: it takes a second
     from backend.doctor import Finding
 
 project_app = typer.Typer(help="Projects in Label Studio and the ledger.", no_args_is_help=True)
+
+
+class ProjectCommandError(ELNetError):
+    """What was asked for cannot be done to this project."""
 
 
 class DoctorFoundError(ELNetError):
@@ -81,6 +88,68 @@ def list_projects(json_: JsonOption = False) -> None:
     show(rows, as_json=json_, empty="There is no project yet: make one with `elnet project create`.")
 
 
+@project_app.command("enhance")
+def enhance_labels(
+    tasks: Annotated[
+        str | None, typer.Option(help="Ids in Label Studio, separated by commas; not needed with --all.")
+    ] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Every task that a person has labelled.")] = False,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="A network trained with coarse masks; default: the version that serves."),
+    ] = None,
+    reach: ReachOption = 12.0,
+    smallest: SmallestOption = 24,
+    take_back: Annotated[
+        bool, typer.Option("--take-back", help="Remove the suggestions; labels and copies of them stay.")
+    ] = False,
+    project: ProjectOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Suggest better versions of labels that people drew, as predictions beside them in Label Studio.
+
+    The labels stay as they are. The tasks stand in the view "Enhanced labels"; who opens one sees the label
+    and the suggestion, and copies it or not.
+    """
+    if all_ == (tasks is not None):
+        raise ProjectCommandError("say which labels: --tasks 12,17 or --all")
+    chosen = None if tasks is None else _ids(tasks)
+    from backend.label_enhancement import suggest
+    from backend.label_studio import LabelStudio
+    from backend.media import MediaStore
+    from model.predictor import Predictor
+
+    settings = running_settings()
+    tool = LabelStudio.from_settings(settings)
+    with open_ledger(settings) as ledger:
+        with ledger.session(write=False) as session:
+            found = find_project(session, project)
+            champion = found.champion
+        if take_back:
+            ids = chosen if chosen is not None else [t["id"] for t in tool.listed(found.tool_project_id)]
+            count = tool.take_back_suggestions(found.tool_project_id, ids)
+            typer.echo(
+                json.dumps({"taken_back": count}) if json_ else f"{count} suggestions were taken back."
+            )
+            return
+        if checkpoint is None:
+            if champion is None:
+                raise ProjectCommandError(
+                    f"no version serves {found.name!r} yet: name a checkpoint of `elnet train --prompted 0.5`"
+                )
+            checkpoint = Path(champion.path)
+        predictor = Predictor(checkpoint, settings.device, settings.batch_size)
+        images = MediaStore.from_settings(settings)
+        with progress_bar(hidden=json_) as report:
+            rows = suggest(
+                ledger, tool, images, found, predictor, chosen, reach=reach, smallest=smallest,
+                report=lambda done, total: report("enhancing", done, total),
+            )  # fmt: skip
+    show([asdict(row) for row in rows], as_json=json_, empty="")
+    if failed := sum(row.failed for row in rows):
+        raise ProjectCommandError(f"{failed} of {len(rows)} labels could not be enhanced, as the list says")
+
+
 def doctor(project: ProjectOption = None, json_: JsonOption = False) -> None:
     """Look for what fails silently between Label Studio, backend and ledger, and say how to mend it."""
     from backend import doctor as checks
@@ -99,6 +168,13 @@ def doctor(project: ProjectOption = None, json_: JsonOption = False) -> None:
     wrong = sum(not finding.ok for finding in findings)
     if wrong:
         raise DoctorFoundError(f"{wrong} of {len(findings)} checks failed.")
+
+
+def _ids(text: str) -> list[int]:
+    names = split_names(text)
+    if not names or not all(name.isascii() and name.isdigit() for name in names):
+        raise ProjectCommandError(f"{text!r} are no task ids: give numbers, separated by commas")
+    return [int(name) for name in names]
 
 
 def _print_findings(findings: Sequence[Finding]) -> None:

@@ -187,9 +187,11 @@ def test_training_begins_anew_when_the_classes_changed(rig: Rig) -> None:
         ({"mode": "full"}, True),
         ({"scale": 0.5}, False),
         ({"scale": 1.0}, True),
+        ({"prompted": 0.5}, False),  # the champion takes no coarse masks
+        ({"prompted": 0.0}, True),
     ],
 )
-def test_training_begins_anew_with_another_trunk_mode_or_scale(
+def test_training_begins_anew_where_the_champion_does_not_fit_the_settings(
     rig: Rig, change: dict[str, Any], goes_on: bool
 ) -> None:
     rig.champion()

@@ -6,9 +6,13 @@ from typing import Any
 
 import pytest
 
+from active_learning import registry
 from active_learning.ledger import Ledger, Project, Task, TaskStatus
-from backend import doctor, given_labels, projects
+from backend import doctor, given_labels, label_enhancement, projects
 from backend.doctor import Finding
+from backend.label_enhancement import Suggested
+from backend.label_studio import LabelStudio
+from model import predictor as predictor_module
 
 Elnet = Callable[..., Any]
 
@@ -112,6 +116,75 @@ def test_without_a_ledger_the_cure_is_named(elnet: Elnet) -> None:
         answer = elnet(*command)
         assert (answer.code, answer.out) == (1, "")
         assert "elnet ledger upgrade" in answer.err
+
+
+@pytest.fixture
+def enhancing(monkeypatch: pytest.MonkeyPatch, ledger: Ledger) -> list[Any]:
+    """What was asked of `suggest` and of Label Studio; a project that a version serves."""
+    asked: list[Any] = []
+
+    def suggest(
+        ledger: Ledger, tool: Any, images: Any, project: Project, predictor: Any, chosen: Any, **more: Any
+    ) -> list[Suggested]:
+        asked.append((project.name, predictor, chosen, more["reach"], more["smallest"]))
+        more["report"](2, 2)
+        rows = [Suggested(12, 30, 4, 0.75), Suggested(17, outcome="unchanged")]
+        return [*rows, Suggested(18, outcome="gone")] if chosen is None else rows
+
+    monkeypatch.setattr(label_enhancement, "suggest", suggest)
+    monkeypatch.setattr(predictor_module, "Predictor", lambda path, device, batch: str(path))
+    monkeypatch.setattr(LabelStudio, "listed", lambda tool, project: [{"id": 12}, {"id": 17}])
+    monkeypatch.setattr(
+        LabelStudio, "take_back_suggestions", lambda tool, project, ids: asked.append(list(ids)) or len(ids)
+    )
+    with ledger.session() as session:
+        project = Project(name="spills", tool_url="http://tool", tool_project_id=7, classes=["oil"])
+        session.add(project)
+        session.flush()
+        version = registry.register(session, project, Path("models/one"), "0" * 64, name="elnet-0001")
+        registry.promote(session, version)
+    return asked
+
+
+def test_labels_are_enhanced_by_the_version_that_serves_or_a_checkpoint(
+    elnet: Elnet, enhancing: list[Any]
+) -> None:
+    answer = elnet("project", "enhance", "--tasks", "17, 12", "--json")
+    assert (answer.code, answer.err) == (0, "")
+    first, second = answer.json()
+    assert (first["task"], first["added"], first["removed"], first["outcome"]) == (12, 30, 4, "suggested")
+    assert second["outcome"] == "unchanged"
+    elnet("project", "enhance", "--tasks", "12", "--checkpoint", "other", "--reach", "6", "--smallest", "3")
+    assert enhancing == [
+        ("spills", "models/one", [17, 12], 12.0, 24),
+        ("spills", "other", [12], 6.0, 3),
+    ]
+
+
+def test_a_label_that_cannot_be_enhanced_fails_the_command(elnet: Elnet, enhancing: list[Any]) -> None:
+    answer = elnet("project", "enhance", "--all")
+    assert answer.code == 1
+    assert "1 of 3 labels could not be enhanced" in answer.err
+    assert "gone" in answer.out
+
+
+def test_suggestions_are_taken_back(elnet: Elnet, enhancing: list[Any]) -> None:
+    assert elnet("project", "enhance", "--take-back", "--all").out == "2 suggestions were taken back.\n"
+    assert elnet("project", "enhance", "--take-back", "--tasks", "12", "--json").json() == {"taken_back": 1}
+    assert enhancing == [[12, 17], [12]]
+
+
+def test_which_labels_to_enhance_must_be_said(elnet: Elnet, enhancing: list[Any], ledger: Ledger) -> None:
+    for options in ((), ("--all", "--tasks", "1")):
+        answer = elnet("project", "enhance", *options)
+        assert (answer.code, "--tasks 12,17 or --all" in answer.err) == (1, True)
+    for text in ("twelve", "1,-2", ","):
+        assert "are no task ids" in elnet("project", "enhance", "--tasks", text).err
+    with ledger.session() as session:
+        session.add(Project(name="roads", tool_url="http://tool", tool_project_id=8, classes=["road"]))
+    answer = elnet("project", "enhance", "-p", "roads", "--all")
+    assert "no version serves 'roads' yet" in answer.err
+    assert enhancing == []
 
 
 FINDINGS = [
