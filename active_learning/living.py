@@ -53,10 +53,15 @@ def current_ids(
 def labels_since(session: Session, project: Project, snapshot: Snapshot | None) -> int:
     """How many tasks carry a person's label that the snapshot does not hold; all of them without one.
 
-    A label that was saved again unchanged counts as held, and so does one that the snapshot left out.
+    A label that was saved again unchanged counts as held, and so does one that the snapshot left out. Images
+    that were drawn for the holdout teach nothing, and do not count.
     """
     ids = current_ids(project.id)
-    found = session.execute(select(Label.task_id, Label.content).where(Label.id.in_(ids)))
+    found = session.execute(
+        select(Label.task_id, Label.content)
+        .join(Task, Task.id == Label.task_id)
+        .where(Label.id.in_(ids), Task.holdout.is_(False))
+    )
     held: set[tuple[int, str]] = set()
     if snapshot is not None:
         for part in ("train", "holdout", "left_out"):

@@ -6,6 +6,7 @@ scale. Until `MIN_SAMPLES` audits are in, the scale is the identity, and the led
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import select, update
@@ -81,18 +82,25 @@ def audited(session: Session, project: Project) -> list[Audited]:
 def calibration_samples(session: Session, project: Project, version: ModelVersion) -> list[Audited]:
     """The audits, and what they tell besides of one version: of the audited images of the holdout.
 
-    On those it was judged before it was promoted, and it has never seen their labels either.
+    On those it was judged before it was promoted, and it has never seen their labels either. Images that were
+    drawn for the holdout are among them, though no version had predicted them when they were labelled.
     """
     audits = _audits(session, project)
     own = {task_id for task_id, sample in audits if sample.version == version.id}
     judged = {entry["image"]: entry for entry in version.metrics.get("per_image", ()) if "score" in entry}
     again = []
-    for task_id, sample in audits:
+    for task_id, scene in _audited_scenes(session, project):
         entry = judged.get(stem_of(task_id))
         if entry is not None and task_id not in own:
-            told = entry.get("features")
-            again.append(Audited(entry["score"], told, entry["iou"], sample.scene, version.id))
+            again.append(Audited(entry["score"], entry.get("features"), entry["iou"], scene, version.id))
     return [sample for _, sample in audits] + again
+
+
+def _audited_scenes(session: Session, project: Project) -> Sequence[tuple[int, str]]:
+    """Task and scene of each label that a random draw asked for, with a prefill or without."""
+    ids = current_ids(project.id, (LabelSource.AUDIT,))
+    query = select(Task.id, Task.scene).join(Label, Label.task_id == Task.id).where(Label.id.in_(ids))
+    return [(row.id, row.scene) for row in session.execute(query.order_by(Label.id))]
 
 
 def _audits(session: Session, project: Project) -> list[tuple[int, Audited]]:

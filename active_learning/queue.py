@@ -79,7 +79,7 @@ def _standings(session: Session, project: Project, which: ColumnElement[bool]) -
     )
     said = (Prediction.quality, Prediction.signals, Prediction.embedding)
     return session.execute(
-        select(Task.id, Task.status, Task.priority, *said)
+        select(Task.id, Task.status, Task.priority, Task.holdout, *said)
         .outerjoin(Prediction, by_champion)
         .where(which, Task.project_id == project.id)
         .order_by(Task.id)
@@ -124,8 +124,9 @@ def _labelled(session: Session, project: Project) -> list[NDArray[np.float32]]:
 
 
 def _chance(project: Project, row: Any) -> float:
-    """A place by chance, the same each time for a project of this name."""
-    return round(seeded(row.status.value, project.name, row.id), DIGITS)
+    """A place by chance, the same each time for a project of this name; before all others for the holdout."""
+    chance = seeded(row.status.value, project.name, row.id)
+    return round(chance + 1 if row.holdout else chance, DIGITS)
 
 
 def _candidate(row: Any) -> Candidate:

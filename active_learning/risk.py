@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from active_learning.guarantee import upper_bound
 from active_learning.ledger.tables import Prediction, Project, Task, TaskStatus
-from active_learning.quality import audited, current_calibrator
+from active_learning.quality import audited, calibration_samples, current_calibrator
 from active_learning.routing import OPEN, audit_draw, decide
 from model.errors import ELNetError
 
@@ -160,8 +160,9 @@ def what_if(
     """
     check(threshold)
     routes = _routes(session, project, threshold)
-    samples = audited(session, project)
-    calibrator = current_calibrator(session, project.champion_id) if project.champion_id else None
+    champion = project.champion
+    samples = calibration_samples(session, project, champion) if champion else audited(session, project)
+    calibrator = current_calibrator(session, champion.id) if champion else None
     scores = [s.score for s in samples]
     told = [s.features for s in samples]
     qualities = scores if calibrator is None else calibrator.predict(scores, told).tolist()
@@ -187,18 +188,27 @@ def _routes(session: Session, project: Project, threshold: float | None) -> list
     version = project.champion.name if project.champion else ""
     by_champion = (Prediction.task_id == Task.id) & (Prediction.model_version_id == project.champion_id)
     rows = session.execute(
-        select(Task.id, Prediction.id, Prediction.quality, Prediction.signals["usable"].as_boolean())
+        select(
+            Task.id,
+            Task.holdout,
+            Prediction.id,
+            Prediction.quality,
+            Prediction.signals["usable"].as_boolean(),
+        )
         .outerjoin(Prediction, by_champion)
         .where(Task.project_id == project.id, Task.status.in_(OPEN))
     )
-    return [
-        TaskStatus.WAITING
-        if prediction_id is None
-        else decide(
-            None if usable is False else quality, threshold, project.audit_share, audit_draw(task_id, version)
-        )[0]
-        for task_id, prediction_id, quality, usable in rows
-    ]
+    found = []
+    for task_id, holdout, prediction_id, quality, usable in rows:
+        if prediction_id is None:
+            found.append(TaskStatus.WAITING)
+        elif holdout:
+            found.append(TaskStatus.AUDIT)
+        else:
+            draw = audit_draw(task_id, version)
+            usable_quality = None if usable is False else quality
+            found.append(decide(usable_quality, threshold, project.audit_share, draw)[0])
+    return found
 
 
 def _warning(threshold: float | None, qualities: Sequence[float], reached: int) -> str | None:

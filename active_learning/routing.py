@@ -17,6 +17,7 @@ from active_learning.ledger.tables import Prediction, Project, RouteDecision, Ta
 # No human has spoken on these, so the loop may move them. The others are people's, or gone.
 OPEN = (TaskStatus.WAITING, TaskStatus.REVIEW, TaskStatus.ACCEPTED, TaskStatus.AUDIT, TaskStatus.FAILED)
 NO_MODEL = "no model version serves yet"
+FOR_HOLDOUT = "drawn at random for the holdout, which judges every version"
 _CHUNK = 500  # tasks in one query or transaction
 
 
@@ -113,6 +114,7 @@ class _Standing(NamedTuple):
 
     task_id: int
     status: TaskStatus
+    holdout: bool
     prediction_id: int | None
     quality: float | None
     usable: bool | None
@@ -135,7 +137,7 @@ def _standings(project: Project, which: ColumnElement[bool]) -> Select[Any]:
     by_champion = (Prediction.task_id == Task.id) & (Prediction.model_version_id == project.champion_id)
     decided = [getattr(RouteDecision, name) for name in _DECIDED]
     return (
-        select(Task.id, Task.status, Prediction.id, Prediction.quality, _USABLE, *decided)
+        select(Task.id, Task.status, Task.holdout, Prediction.id, Prediction.quality, _USABLE, *decided)
         .outerjoin(Prediction, by_champion)
         .outerjoin(last, last.c.task_id == Task.id)
         .outerjoin(RouteDecision, RouteDecision.id == last.c.id)
@@ -147,7 +149,8 @@ def _standings(project: Project, which: ColumnElement[bool]) -> Select[Any]:
 def _stale(project: Project) -> ColumnElement[bool]:
     """Tasks whose status is not what `_decision` would give them, as far as SQL can tell."""
     if project.champion_id is None:
-        return Task.status.not_in((TaskStatus.REVIEW, TaskStatus.FAILED))
+        wanted = case((Task.holdout, TaskStatus.AUDIT), else_=TaskStatus.REVIEW)
+        return Task.status.not_in((wanted, TaskStatus.FAILED))
     return Prediction.id.is_not(None) & or_(
         RouteDecision.id.is_(None),
         RouteDecision.status != Task.status,
@@ -161,7 +164,7 @@ def _route_where(session: Session, project: Project, which: ColumnElement[bool])
     """Route the open tasks among `which`; returns how many decisions are new."""
     lock_project(session, project.id)  # against a label that arrives at the same time
     rows = session.execute(_standings(project, which)).all()
-    standings = [_Standing._make((*row[:5], tuple(row[5:]))) for row in rows]
+    standings = [_Standing._make((*row[:6], tuple(row[6:]))) for row in rows]
     tasks: list[dict[str, Any]] = []
     decisions: list[dict[str, Any]] = []
     for standing in standings:
@@ -186,8 +189,12 @@ def _decision(project: Project, standing: _Standing) -> dict[str, Any] | None:
         if standing.status is TaskStatus.FAILED:
             return None
         status, reason = TaskStatus.REVIEW, NO_MODEL
+        if standing.holdout:
+            status, reason = TaskStatus.AUDIT, FOR_HOLDOUT
     elif standing.prediction_id is None:
         return None
+    elif standing.holdout:
+        status, reason = TaskStatus.AUDIT, FOR_HOLDOUT
     else:
         draw = audit_draw(standing.task_id, project.champion.name)
         status, reason = decide(quality, project.accept_threshold, project.audit_share, draw)

@@ -227,7 +227,7 @@ def _run(
     sides: dict[str, str] = {}
     champion: Path | None = None
     predictor: Predictor | None = None
-    pixels = touched = learned = 0
+    pixels = touched = 0
     with tempfile.TemporaryDirectory(prefix="elnet-simulate-") as scratch:
         for number, count in enumerate(labels):
             started = time.monotonic()
@@ -247,12 +247,9 @@ def _run(
             train(Path(scratch, TRAIN), out, config, init=champion)
             challenger = Predictor(out, config.device, cache_gb=CACHE_GB)
             holdout = Path(scratch, HOLDOUT)
-            trains = sum(sides[image.scene] == TRAIN for image in labelled.values())
-            promoted = not holdout.exists() or _is_better(
-                challenger, predictor, holdout, classes, more_labels=trains > learned
-            )
+            promoted = not holdout.exists() or _is_better(challenger, predictor, holdout, classes)
             if promoted:
-                champion, predictor, learned = out, challenger, trains
+                champion, predictor = out, challenger
             figures = _judge(_look(predictor, judges), judges, classes)
             seconds = time.monotonic() - started
             yield Round(strategy, seed, count, promoted, *figures, pixels / 1e6, touched, round(seconds, 1))
@@ -302,19 +299,12 @@ def _sides(labelled: Iterable[_Image], known: dict[str, str], share: float) -> d
     return assign(scenes, known, share) if share else dict.fromkeys(scenes, TRAIN)
 
 
-def _is_better(
-    challenger: Predictor,
-    champion: Predictor | None,
-    holdout: Path,
-    classes: list[str],
-    *,
-    more_labels: bool,
-) -> bool:
+def _is_better(challenger: Predictor, champion: Predictor | None, holdout: Path, classes: list[str]) -> bool:
     new, old = (
         gate.image_scores(evaluation.evaluate(p, holdout, classes)["per_image"]) if p is not None else None
         for p in (challenger, champion)
     )
-    return gate.decide(new or [], old, more_labels=more_labels).promote
+    return gate.decide(new or [], old).promote
 
 
 def _judge(

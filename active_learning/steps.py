@@ -22,7 +22,6 @@ from active_learning import (
     quality,
     registry,
     routing,
-    split,
     thresholds,
 )
 from active_learning.context import CycleContext
@@ -142,7 +141,6 @@ def decide(context: CycleContext, journal: Journal) -> Outcome:
         decided = gate.decide(
             gate.image_scores(metrics["per_image"]),
             gate.image_scores(champion["per_image"]) if champion is not None else None,
-            more_labels=_has_more_labels(session, challenger, _project(session, journal.cycle_id).champion),
         )
         said = {
             "promote": decided.promote,
@@ -295,11 +293,3 @@ def _predicted(context: CycleContext, project_id: int) -> int:
             .where(Project.id == project_id, Task.status.in_(routing.OPEN))
         )
         return session.scalar(query) or 0
-
-
-def _has_more_labels(session: Session, challenger: ModelVersion, champion: ModelVersion | None) -> bool:
-    """Whether it was trained on more images than the champion, as far as both are known."""
-    if champion is None or challenger.snapshot_id is None or champion.snapshot_id is None:
-        return False
-    new, old = (session.get_one(Snapshot, v.snapshot_id) for v in (challenger, champion))
-    return len(new.manifest[split.TRAIN]) > len(old.manifest[split.TRAIN])

@@ -57,7 +57,7 @@ def wanted(session: Session, project: Project) -> int:
     """How many new labels start a cycle: `labels_per_cycle`, or `label_growth` of those held if it is more.
 
     What labels add falls off with how many there are already, and what a cycle costs does not: a share of
-    them keeps both in proportion. Held are the labels of the last snapshot.
+    them keeps both in proportion. Held are the labels that the last snapshot trains on.
     """
     return _wanted(project, _last_snapshot(session, project))
 
@@ -122,5 +122,5 @@ def _last_snapshot(session: Session, project: Project) -> Snapshot | None:
 
 
 def _wanted(project: Project, snapshot: Snapshot | None) -> int:
-    held = len(snapshot.manifest["train"]) + len(snapshot.manifest["holdout"]) if snapshot is not None else 0
+    held = len(snapshot.manifest["train"]) if snapshot is not None else 0
     return max(project.labels_per_cycle, math.ceil(round(project.label_growth * held, 6)))

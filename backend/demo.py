@@ -16,7 +16,7 @@ from rich.console import Console
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from active_learning import standing, triggers
+from active_learning import holdout, standing, triggers
 from active_learning.ledger import (
     Cycle,
     CycleEvent,
@@ -57,12 +57,13 @@ class DemoPlan:
     Attributes:
         cycles: retraining cycles.
         limit: images at most; which, and which are labelled first, hangs on `seed`.
-        labels_per_cycle: labels that start the first cycle; None: a tenth of the images, from 8 to 24.
-        label_growth: each later cycle waits for so many times the labels that there are: 1.5 is 2.5 times
-            as many in all, a step that is mostly larger than the chance of which images were drawn.
+        labels_per_cycle: labels besides the holdout's that start the first cycle; None: a tenth of the
+            images, from 8 to 24.
+        label_growth: each later cycle waits for so many times the labels that were trained on: 1.5 is 2.5
+            times as many in all, a step that is mostly larger than the chance of which images were drawn.
         accept_threshold: predicted IoU from which a mask is accepted.
+        holdout_share: of the images; drawn at random and labelled first, they judge every version.
         audit_share: of all masks; the annotator takes a quarter of a cycle's labels from there, if there are.
-        holdout_share: of the labelled images; larger than in earnest, for a gate needs some to judge by.
         tolerance_px: boundary errors that the oracle lets pass.
         training: overrides of `model.training.TrainConfig`.
         wait_s: a cycle that takes longer ends the demo.
@@ -73,9 +74,9 @@ class DemoPlan:
     seed: int = 0
     labels_per_cycle: int | None = None
     label_growth: float = 1.5
+    holdout_share: float = 0.3
     accept_threshold: float = 0.8
     audit_share: float = 0.15
-    holdout_share: float = 0.3
     tolerance_px: int = 1
     training: dict[str, Any] = field(default_factory=dict)
     wait_s: float = 900.0
@@ -86,7 +87,8 @@ def run_demo(data: Path | None, out: Path, plan: DemoPlan) -> list[CycleReport]:
 
     Args:
         data: folder with `images/` and `masks/` of equal stems; None: the sample scene.
-        out: folder of the report; the servers' logs stay in `out/logs`.
+        out: folder of the report; the servers' logs stay in `out/logs`, the versions that served in
+            `out/models`.
         plan: how it goes.
 
     Returns:
@@ -100,8 +102,9 @@ def run_demo(data: Path | None, out: Path, plan: DemoPlan) -> list[CycleReport]:
     logs = _empty_logs(out)  # first of all, for a report that cannot be written is no use after ten minutes
     with tempfile.TemporaryDirectory(prefix="elnet-demo-", ignore_cleanup_errors=True) as scratch:
         images_folder = Path(scratch) / "images"
-        images, judges, classes, origin = prepare(data, images_folder, plan.limit, plan.seed)
+        images, classes, origin = prepare(data, images_folder, plan.limit, plan.seed)
         per_cycle = plan.labels_per_cycle or min(24, max(8, len(images) // 10))
+        judging = round(plan.holdout_share * len(images))
         settings = load_settings(
             state=Path(scratch) / "state",
             database_url=None,
@@ -111,7 +114,6 @@ def run_demo(data: Path | None, out: Path, plan: DemoPlan) -> list[CycleReport]:
             loop=LoopSettings(
                 accept_threshold=plan.accept_threshold,
                 audit_share=plan.audit_share,
-                holdout_share=plan.holdout_share,
                 labels_per_cycle=per_cycle,
                 label_growth=plan.label_growth,
                 cooldown_s=0,
@@ -119,8 +121,8 @@ def run_demo(data: Path | None, out: Path, plan: DemoPlan) -> list[CycleReport]:
             ),
         )
         console.print(
-            f"{len(images)} images of {origin}, and {len(judges)} of other scenes that only judge; the first "
-            f"cycle after {per_cycle} labels. Starting servers.",
+            f"{len(images)} images of {origin}. {judging} of them are drawn at random, labelled first, and "
+            f"only judge; the first cycle comes after {per_cycle} other labels. Starting servers.",
             soft_wrap=True,
         )
         with (
@@ -131,11 +133,15 @@ def run_demo(data: Path | None, out: Path, plan: DemoPlan) -> list[CycleReport]:
             tool = LabelStudio.from_settings(stack.settings)
             project = create(ledger, stack.settings, tool, f"demo-{plan.seed}", classes, images=images_folder)
             console.print(f"Label Studio: {tool.url}/projects/{project.tool_project_id}")
+            with ledger.session() as session:
+                holdout.draw(session, session.get_one(Project, project.id), judging)
             truths = {image.stem: image.truth for image in images}
             oracle = OracleAnnotator(tool, project.tool_project_id, classes, truths, plan.tolerance_px)
             demo = Demo(stack, ledger, project.id, oracle, images, plan, console)
             demo.run()
             versions = demo.versions()
+            judges = demo.judges()
+            keep_models(versions, out / "models")
         rows, sheets = compare(versions, judges, classes, settings.device)
         about = {
             "data": origin,
@@ -165,6 +171,14 @@ def _empty_logs(out: Path) -> Path:
             f"{out} cannot be written ({error.strerror}): name another folder with --out."
         ) from error
     return logs
+
+
+def keep_models(versions: Sequence[DemoVersion], folder: Path) -> None:
+    """Copy the checkpoints that served to folder/NAME, without what an earlier demo left there."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for name, path in {version.serving: version.path for version in versions}.items():
+        if name is not None and path is not None:
+            shutil.copytree(path, folder / name)
 
 
 @contextlib.contextmanager
@@ -204,6 +218,10 @@ class Demo:
     def run(self) -> None:
         """Label until a cycle starts, wait for its end and its prefills; again for each cycle."""
         self._wait("the first routing", self._is_settled)
+        judging = self._oracle.work(
+            [_AUDIT], len(self._images)
+        )  # nothing else is there before the first model
+        self._console.print(f"{len(judging)} images of the holdout are labelled.")
         for number in range(1, self._plan.cycles + 1):
             touched = self._label_until_cycle(number)
             if not touched:
@@ -211,6 +229,8 @@ class Demo:
                     "Every image is labelled or accepted: there is nothing left to learn from."
                 )
                 return
+            if number == 1:
+                touched = judging + touched
             started = time.monotonic()
             cycle_id = self._follow(number)
             self._wait("the new prefills", self._is_settled)
@@ -227,6 +247,12 @@ class Demo:
             for number, turn in enumerate(self._turns, start=1):
                 found.append(self._version(session, turn, number, found[-1] if found else None))
         return found
+
+    def judges(self) -> list[DemoImage]:
+        """The images of the holdout."""
+        with self._ledger.session(write=False) as session:
+            drawn = select(Task).where(Task.project_id == self._project_id, Task.holdout)
+            return [self._images[_stem(task)] for task in session.scalars(drawn.order_by(Task.id))]
 
     def _label_until_cycle(self, number: int) -> list[Touched]:
         """Work off what is asked for until a cycle is due; ask for it when the queue runs dry before."""
@@ -304,7 +330,7 @@ class Demo:
         cycle = session.get_one(Cycle, turn.cycle_id)
         challenger = session.get_one(ModelVersion, cycle.challenger_id)
         snapshot = session.get_one(Snapshot, cycle.snapshot_id)
-        labels = len(snapshot.manifest["train"]) + len(snapshot.manifest["holdout"])
+        labels = len(snapshot.manifest["train"])
         serving: str | None = None
         path: Path | None = None
         if cycle.state is CycleState.PROMOTED:

@@ -1,4 +1,4 @@
-"""The versions of a demo side by side, on images that the loop never saw."""
+"""The versions of a demo side by side, on the images of the holdout."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class DemoVersion:
     Attributes:
         serving: name of the version that serves, and `path` its checkpoint; None: the gate has rejected all.
         gate_iou: of what the cycle trained, when the gate decided.
-        labels: in the cycle's snapshot.
+        labels: that the cycle trained on.
     """
 
     turn: DemoTurn

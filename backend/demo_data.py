@@ -17,10 +17,9 @@ from backend.sample import CLASS, sample_folder
 from model.errors import ELNetError
 from model.pairs import Pair, find_pairs
 from model.raster import Raster, open_raster, read_masks, write_png
-from model.scenes import scene_of, split_by_scene
+from model.scenes import scene_of
 from model.tiles import cut
 
-_JUDGES = 0.3  # of the images: what the versions are measured on
 _FEWEST = 12
 _LARGEST = 768  # px: larger images are cut to tiles of half that
 
@@ -47,24 +46,22 @@ class DemoData(NamedTuple):
     """What the demo runs on.
 
     Attributes:
-        images: for the loop to label and learn from.
-        judges: images of other scenes, drawn at random, which the loop never sees.
+        images: with their truths.
         classes: names of the truths' planes.
         origin: what to call the data.
     """
 
     images: list[DemoImage]
-    judges: list[DemoImage]
     classes: list[str]
     origin: str
 
 
 def prepare(data: Path | None, folder: Path, limit: int, seed: int) -> DemoData:
-    """Choose whole scenes by `seed` up to `limit` images, put some aside, and write the others as PNG.
+    """Choose whole scenes by `seed` up to `limit` images, and write them as PNG.
 
     Args:
         data: folder with `images/` and `masks/`; None: the sample scene.
-        folder: where the images that the loop sees go.
+        folder: where the images go.
         limit: images at most.
         seed: of the choice.
 
@@ -89,10 +86,9 @@ def prepare(data: Path | None, folder: Path, limit: int, seed: int) -> DemoData:
         raise DemoDataError(
             f"{origin} gives {len(images)} images of at most {_LARGEST} px; the demo needs {_FEWEST} or more."
         )
-    seen, judges = split_by_scene(images, _JUDGES, seed)
-    for image in seen:
+    for image in images:
         write_png(folder / f"{image.stem}.png", image.raster.pixels)
-    return DemoData(seen, judges, classes, origin)
+    return DemoData(images, classes, origin)
 
 
 def _chosen(pairs: list[Pair], limit: int, seed: int) -> list[Pair]:

@@ -32,7 +32,8 @@ class CycleReport:
     Attributes:
         model_version: what the cycle trained.
         serving: what serves after it; another one, or none yet, if the gate rejected what the cycle trained.
-        holdout_images: images of other scenes, put aside at random at the start, which the loop never saw.
+        labels: that the cycle trained on.
+        holdout_images: drawn at random before the loop began, labelled first, and never trained on.
         holdout_iou: pooled foreground IoU of what serves, on these; None when nothing serves.
         holdout_iou_per_image: the same, but the mean over the images: one huge mask counts like a small one.
         gate_iou: of what the cycle trained, on the holdout as it was when the gate decided.

@@ -14,7 +14,7 @@ from rich.text import Text
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from active_learning import standing
+from active_learning import holdout, standing
 from active_learning.ledger import Ledger, Project
 from backend.cli.common import (
     JsonOption,
@@ -56,6 +56,12 @@ def create(
         float, typer.Option(min=0, max=1, help="Share of the scenes whose masks are imported.")
     ] = 1.0,
     tile: Annotated[int | None, typer.Option(min=64, help="Cut images to tiles of so many pixels.")] = None,
+    holdout_images: Annotated[
+        int,
+        typer.Option(
+            "--holdout", min=0, help="Draw so many images at random to judge models: label them first."
+        ),
+    ] = 0,
     upload: Annotated[
         bool, typer.Option(help="Send the images to a server that does not see this machine's disk.")
     ] = False,
@@ -71,6 +77,10 @@ def create(
         ledger.upgrade()
         names = split_names(classes)
         project = projects.create(ledger, settings, tool, name, names, images, tile, upload=upload)
+        if holdout_images:
+            with ledger.session() as session:
+                count = holdout.draw(session, session.get_one(Project, project.id), holdout_images)
+            typer.echo(f"{count} images were drawn for the holdout; they wait in the view Audit.", err=True)
         if masks is not None:
             count = given_labels.import_labels(ledger, tool, project, masks, share=labelled_share)
             typer.echo(f"{count} masks were imported as labels.", err=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from active_learning import registry
+from active_learning import holdout, registry
 from active_learning.ledger import Ledger, Project, Task, TaskStatus
 from backend import doctor, given_labels, label_enhancement, projects
 from backend.doctor import Finding
@@ -69,6 +69,24 @@ def test_given_masks_are_told_beside_the_table(
     assert (answer.code, answer.err) == (0, "12 masks were imported as labels.\n")
     assert len(answer.json()) == 1
     assert asked == [("spills", tmp_path, 0.25)]
+
+
+def test_images_are_drawn_for_the_holdout_before_masks_are_given(
+    elnet: Elnet, created: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(holdout, "draw", lambda session, project, images: told.append(project.name) or images)
+    monkeypatch.setattr(given_labels, "import_labels", lambda *_, **__: told.append("masks") or 3)
+    options = ("--classes", "oil", "--masks", tmp_path, "--holdout", "20", "--json")
+    answer = elnet("project", "create", "spills", *options)
+    assert (answer.code, told) == (0, ["spills", "masks"])
+    assert "20 images were drawn for the holdout; they wait in the view Audit." in answer.err
+
+
+def test_a_holdout_that_is_too_large_is_refused(elnet: Elnet, created: list[Any], ledger: Ledger) -> None:
+    answer = elnet("project", "create", "spills", "--classes", "oil", "--holdout", "20")
+    assert answer.code == 1
+    assert "has 0 images of 0 scenes; 20 for the holdout would leave too few" in answer.err
 
 
 def test_what_create_needs(elnet: Elnet, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -183,15 +183,16 @@ class Seeing:
 def test_two_cycles_from_labels_to_the_table(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     demo, out = demo_of(world)
     demo.run()
-    assert world.asked == [(("Audit",), 0), (("Review queue", "Audit"), 2)] * 2
+    turn = [(("Audit",), 0), (("Review queue", "Audit"), 2)]
+    assert world.asked == [(("Audit",), 6), *turn, *turn]  # the holdout before all
     text = out.getvalue()
     assert text.count("train: in [/tmp/models]") == 2
     assert "cycle 1: 2 images labelled, 25% of the others accepted" in text
 
     versions = demo.versions()
     assert [(v.number, v.name, v.state, v.labels) for v in versions] == [
-        (1, "elnet-0001", "promoted", 2),
-        (2, "elnet-0002", "promoted", 4),
+        (1, "elnet-0001", "promoted", 1),
+        (2, "elnet-0002", "promoted", 3),
     ]
     monkeypatch.setattr(demo_comparison, "Predictor", Seeing)
     rows, sheets = demo_comparison.compare(versions, images(3), ["oil"], "cpu")
@@ -215,7 +216,7 @@ def test_two_cycles_from_labels_to_the_table(world: World, monkeypatch: pytest.M
         "elnet-0001",
         "promoted",
         "elnet-0001",
-        "2",
+        "1",
         "0.500",
         "0.500",
         "25%",
@@ -249,7 +250,7 @@ def test_before_any_promotion_nothing_serves_and_nothing_is_measured(world: Worl
     assert [row.holdout_iou_per_image for row in rows] == [None, None]
     print_table(Console(file=out, width=200), table_of(rows))
     line = [line.split() for line in out.getvalue().splitlines() if "elnet-0001" in line][-1]
-    assert line[:6] == ["1", "elnet-0001", "rejected", "-", "2", "-"]
+    assert line[:6] == ["1", "elnet-0001", "rejected", "-", "1", "-"]
 
 
 def test_a_dry_queue_starts_its_cycle_by_hand_and_an_empty_one_ends_the_demo(world: World) -> None:
@@ -298,6 +299,7 @@ class Stage:
     stacks: list[Any]
     reports: list[tuple[Any, ...]]
     ends: Callable[[], None] = lambda: None
+    drawn: list[int] = field(default_factory=list)
 
 
 ROW = CycleReport(
@@ -328,27 +330,47 @@ def stage(own_settings: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
 
     class Run:
         def __init__(self, stack: Any, ledger: Ledger, *_: object) -> None:
-            pass
+            self.ledger = ledger
 
         def run(self) -> None:
             stage.ends()
 
         def versions(self) -> list[Any]:
-            return ["a version"]
+            checkpoint = stage.stacks[0].given.state / "checkpoint"
+            checkpoint.mkdir(parents=True)
+            (checkpoint / "card.json").write_text("{}")
+            return [SimpleNamespace(serving=None, path=None), SimpleNamespace(serving="v1", path=checkpoint)]
 
-    def compare(versions: list[Any], _: Any, classes: list[str], device: str) -> Any:
-        assert (versions, classes, device) == (["a version"], ["oil"], stage.stacks[0].given.device)
+        def judges(self) -> list[DemoImage]:
+            with self.ledger.session(write=False) as session:
+                return [images(1)[0] for _ in session.scalars(select(Task).where(Task.holdout))]
+
+    def compare(versions: list[Any], judges: list[DemoImage], classes: list[str], device: str) -> Any:
+        assert (classes, device) == (["oil"], stage.stacks[0].given.device)
+        stage.drawn.append(len(judges))
         return [ROW], {}
 
     def write_report(out: Path, *report: Any) -> Path:
         stage.reports.append((out, *report))
         return out / "report.html"
 
-    monkeypatch.setattr(module, "prepare", lambda *_: (images(40), images(4), ["oil"], "/data/[/x]"))
+    def create(ledger: Ledger, *_: Any, **__: Any) -> Project:
+        """With the images as tasks."""
+        with ledger.session() as session:
+            project = Project(name="demo-3", tool_url="http://tool", tool_project_id=7, classes=["oil"])
+            session.add(project)
+            session.flush()
+            for number in range(40):
+                session.add(
+                    Task(project_id=project.id, tool_task_id=number, image_uri="i", scene=f"s{number}")
+                )
+        return project
+
+    monkeypatch.setattr(module, "prepare", lambda *_: (images(40), ["oil"], "/data/[/x]"))
     monkeypatch.setattr(module, "Stack", Servers)
     monkeypatch.setattr(module, "Demo", Run)
     monkeypatch.setattr(module, "OracleAnnotator", lambda *_: None)
-    monkeypatch.setattr(module, "create", lambda *_, **__: Project(id=1, tool_project_id=7))
+    monkeypatch.setattr(module, "create", create)
     monkeypatch.setattr(module, "compare", compare)
     monkeypatch.setattr(module, "write_report", write_report)
     return stage
@@ -384,13 +406,14 @@ def test_a_demo_is_alone_with_its_settings_and_leaves_a_report(
     ((out, reported, _, about),) = stage.reports
     assert (out, reported) == (tmp_path / "report", [ROW])
     assert (about["images"], about["labels_per_cycle"], about["data"]) == (40, 8, "/data/[/x]")
+    assert [str(path.relative_to(out)) for path in (out / "models").rglob("*.json")] == [
+        "models/v1/card.json"
+    ]
     logs = {path.name: path.read_text() for path in (out / "logs").iterdir()}
     assert logs == {"worker.log": "end of logs/worker.log", "server.log": "end of label-studio/server.log"}
     text = capsys.readouterr().out
-    assert (
-        "40 images of /data/[/x], and 4 of other scenes that only judge; the first cycle after 8 labels"
-        in text
-    )
+    assert "40 images of /data/[/x]. 12 of them are drawn at random, labelled first, and only judge" in text
+    assert stage.drawn == [12]
     assert "elnet-0001" in text
     assert "report.html" in text
 
@@ -435,7 +458,17 @@ def test_wrong_settings_are_named(stage: Stage, tmp_path: Path, monkeypatch: pyt
 def test_a_cycle_begins_after_a_tenth_of_the_images(
     count: int, labels: int, stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "prepare", lambda *_: (images(count), images(4), ["oil"], "x"))
+    monkeypatch.setattr(module.holdout, "draw", lambda *_: 0)
+    monkeypatch.setattr(module, "prepare", lambda *_: (images(count), ["oil"], "x"))
     run_demo(None, tmp_path / "a", DemoPlan())
     run_demo(None, tmp_path / "b", DemoPlan(labels_per_cycle=5))
     assert [stack.given.loop.labels_per_cycle for stack in stage.stacks] == [labels, 5]
+
+
+def test_the_judges_are_what_was_drawn_for_the_holdout(world: World) -> None:
+    demo, _ = demo_of(world)
+    assert demo.judges() == []
+    with world.ledger.session() as session:
+        for task in session.scalars(select(Task).where(Task.tool_task_id.in_((1, 4)))):
+            task.holdout = True
+    assert [image.stem for image in demo.judges()] == ["s1", "s4"]

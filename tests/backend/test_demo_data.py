@@ -31,12 +31,11 @@ def data(tmp_path: Path) -> Path:
 
 
 def test_images_and_truth_come_together(data: Path, tmp_path: Path) -> None:
-    images, judges, classes, origin = prepare(data, tmp_path / "out", limit=100, seed=0)
+    images, classes, origin = prepare(data, tmp_path / "out", limit=100, seed=0)
     assert (classes, origin) == (["foreground"], str(data))
-    assert (len(images), len(judges)) == (14, 6)
-    assert not {image.scene for image in images} & {image.scene for image in judges}
+    assert len(images) == 20
     assert {path.stem for path in (tmp_path / "out").iterdir()} == {image.stem for image in images}
-    for image in [*images, *judges]:
+    for image in images:
         assert image.truth.shape == (1, 20, 24)
         assert image.truth.dtype == np.bool_
     for image in images:
@@ -48,7 +47,7 @@ def test_images_and_truth_come_together(data: Path, tmp_path: Path) -> None:
 def test_whole_scenes_are_chosen_by_the_seed(data: Path, tmp_path: Path) -> None:
     def chosen(seed: int, name: str, limit: int = 12) -> list[str]:
         found = prepare(data, tmp_path / name, limit, seed)
-        return [image.stem for image in [*found.images, *found.judges]]
+        return [image.stem for image in found.images]
 
     first = chosen(1, "a")
     assert len(first) == 12
@@ -62,8 +61,7 @@ def test_large_images_are_cut_with_their_masks(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(demo_data, "_LARGEST", 40)
     add(tmp_path / "data", "big", 60, 80)
     add(tmp_path / "data", "small", 40, 40)
-    seen, judges, _, _ = prepare(tmp_path / "data", tmp_path / "out", limit=100, seed=0)
-    images = [*seen, *judges]
+    images, _, _ = prepare(tmp_path / "data", tmp_path / "out", limit=100, seed=0)
     names = {image.stem for image in images}
     assert names == {
         "small",
@@ -87,7 +85,7 @@ def test_several_classes_keep_their_order(tmp_path: Path) -> None:
             value[: 5 if name == "road" else 15] = True
             write_mask(tmp_path / "data" / "masks" / name / f"s{number}.png", value)
         (tmp_path / "data" / "masks" / f"s{number}.png").unlink()
-    images, _, classes, _ = prepare(tmp_path / "data", tmp_path / "out", limit=100, seed=0)
+    images, classes, _ = prepare(tmp_path / "data", tmp_path / "out", limit=100, seed=0)
     rows = {"road": 5, "building": 15}
     assert sorted(classes) == ["building", "road"]
     assert [int(plane[:, 0].sum()) for plane in images[0].truth] == [rows[name] for name in classes]
@@ -113,7 +111,7 @@ def test_without_a_folder_the_sample_is_taken(
     asked: list[Path] = []
     monkeypatch.setenv("ELNET_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(demo_data, "sample_folder", lambda cache: asked.append(cache) or data)
-    images, judges, classes, origin = prepare(None, tmp_path / "out", limit=12, seed=0)
-    assert (len(images) + len(judges), classes) == (12, ["road"])
+    images, classes, origin = prepare(None, tmp_path / "out", limit=12, seed=0)
+    assert (len(images), classes) == (12, ["road"])
     assert "SpaceNet" in origin
     assert asked == [tmp_path / "cache" / "samples"]

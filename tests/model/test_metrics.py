@@ -85,6 +85,30 @@ class TestWorkedExamples:
         assert scores.dice == pytest.approx(4 / 14)
         assert scores.miou_2class == pytest.approx((2 / 12 + 4 / 14) / 2)
 
+    @pytest.mark.parametrize(("false", "graded"), [(0, 1.0), (10, 0.5), (100, 1 / 11), (10_000, 1 / 1001)])
+    def test_the_smoothed_iou_grades_false_foreground_on_an_empty_image(
+        self, false: int, graded: float
+    ) -> None:
+        metrics = SegmentationMetrics()
+        truth = np.zeros((100, 100), np.bool_)
+        prediction = truth.copy()
+        prediction.flat[:false] = True
+        metrics.update(prediction, truth)
+        [image] = metrics.compute().per_image
+        assert image["smoothed_iou"] == pytest.approx(graded)
+        assert image["iou"] == (1.0 if not false else 0.0)
+
+    def test_the_smoothed_iou_is_nearly_the_iou_where_there_is_something(self) -> None:
+        metrics = SegmentationMetrics()
+        truth = np.zeros((100, 100), np.bool_)
+        truth[:50] = True
+        prediction = np.zeros_like(truth)
+        prediction[25:75] = True
+        metrics.update(prediction, truth)
+        [image] = metrics.compute().per_image
+        assert image["iou"] == pytest.approx(1 / 3)
+        assert image["smoothed_iou"] == pytest.approx(2510 / 7510)  # 10 pixels: a thousandth
+
     def test_pooled_is_not_per_image(self) -> None:
         metrics = SegmentationMetrics()
         full, none = np.ones((10, 10), bool), np.zeros((10, 10), bool)
