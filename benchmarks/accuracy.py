@@ -15,7 +15,7 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -50,20 +50,24 @@ class Task:
     size: int
 
 
-def main() -> None:
+Method = Callable[[Task], Iterator[tuple[int, float, Masks]]]  # epoch, seconds since the start, what it says
+
+
+def main(name: str = "accuracy", methods: Mapping[str, Method] | None = None) -> None:
     """Run what is missing and print the table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=main.__doc__)
+    methods = METHODS if methods is None else methods
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=main.__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with train/ and test/")
     parser.add_argument("--out", type=Path, required=True, help="JSON lines, added to")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--share", type=float, default=1.0, help="of the training images, whole scenes")
     parser.add_argument("--epochs", type=int, default=sam2_unet.EPOCHS)
     parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--methods", default=",".join(methods))
     given = parser.parse_args()
     wanted = given.methods.split(",")
-    if unknown := [name for name in wanted if name not in METHODS]:
-        parser.error(f"no method {', '.join(unknown)}; there are {', '.join(METHODS)}")
+    if unknown := [name for name in wanted if name not in methods]:
+        parser.error(f"no method {', '.join(unknown)}; there are {', '.join(methods)}")
     pairs, _ = find_pairs(given.data / "train")
     test, _ = find_pairs(given.data / "test")
     for seed in range(given.seeds):
@@ -81,7 +85,7 @@ def main() -> None:
                 continue
             task = Task(chosen, seed, given.epochs, given.size)
             lines = []  # written together: half a run would stand for a whole one the next time
-            for epoch, seconds, masks in METHODS[method](task):
+            for epoch, seconds, masks in methods[method](task):
                 scores = score(masks, test)
                 figures = {name: round(getattr(scores, name), 4) for name in FIGURES}
                 line = {**run, "epoch": epoch, "seconds": round(seconds, 1), **figures, **_machine()}
@@ -128,7 +132,7 @@ def table(lines: list[dict[str, Any]], data: str) -> str:
     text.append("|---" * (5 + len(FIGURES)) + "|")
     for (method, images, epochs), of_seed in rows.items():
         runs = list(of_seed.values())
-        cells = [_median([run[name] for run in runs]) for name in FIGURES]
+        cells = [median_and_range([run[name] for run in runs]) for name in FIGURES]
         seconds = f"{statistics.median(run['seconds'] for run in runs):.0f}"
         text.append(
             f"| {method} | {images} | {epochs} | {len(runs)} | {seconds} | " + " | ".join(cells) + " |"
@@ -136,7 +140,8 @@ def table(lines: list[dict[str, Any]], data: str) -> str:
     return "\n".join(text)
 
 
-def _median(values: list[float]) -> str:
+def median_and_range(values: list[float]) -> str:
+    """E.g. "0.612 (0.598 to 0.630)"; a single value alone."""
     middle = f"{statistics.median(values):.3f}"
     return middle if len(values) == 1 else f"{middle} ({min(values):.3f} to {max(values):.3f})"
 
@@ -166,23 +171,25 @@ def _forest(task: Task) -> Iterator[tuple[int, float, Masks]]:
 def _unet(task: Task) -> Iterator[tuple[int, float, Masks]]:
     crops = SegmentationData(task.pairs, task.size, seed=task.seed)
     model, seconds = classical.train_unet(crops, task.epochs, task.seed)
-    yield task.epochs, seconds, lambda raster: classical.network_mask(model, _normalised(raster))
+    yield task.epochs, seconds, lambda raster: classical.network_mask(model, network_input(raster))
 
 
 def _sam2_unet(task: Task) -> Iterator[tuple[int, float, Masks]]:
     crops = SegmentationData(task.pairs, task.size, augment=False)
     for epoch, (model, seconds) in enumerate(sam2_unet.train(crops, task.epochs, task.seed), start=1):
-        yield epoch, seconds, lambda raster, m=model: classical.network_mask(m, _normalised(raster))
+        yield epoch, seconds, lambda raster, m=model: classical.network_mask(m, network_input(raster))
 
 
-def _elnet(**settings: Any) -> Callable[[Task], Iterator[tuple[int, float, Masks]]]:
+def elnet(**settings: Any) -> Method:
+    """The network with these settings of `TrainConfig`, trained as `elnet train` does."""
+
     def run(task: Task) -> Iterator[tuple[int, float, Masks]]:
         with tempfile.TemporaryDirectory() as folder:
             data, out = Path(folder) / "data", Path(folder) / "checkpoint"
             link_pairs(task.pairs, data)
             config = TrainConfig(epochs=task.epochs, size=task.size, seed=task.seed, **settings)
             started = time.monotonic()  # from raw images: what is cached is part of it
-            with mock.patch("model.training.features_folder", return_value=Path(folder) / "features"):
+            with mock.patch("model.feature_cache.features_folder", return_value=Path(folder) / "features"):
                 train(data, out, config)
             seconds = time.monotonic() - started
             predictor = Predictor(out)
@@ -199,19 +206,20 @@ def link_pairs(pairs: list[Pair], folder: Path) -> None:
             (folder / part / path.name).symlink_to(path.resolve())
 
 
-def _normalised(raster: Raster) -> torch.Tensor:
+def network_input(raster: Raster) -> torch.Tensor:
+    """An image as networks take it: (3, H, W) float32, normalised."""
     image = torch.from_numpy(np.ascontiguousarray(raster.pixels)).permute(2, 0, 1).float() / 255
     return (image - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
 
 
-METHODS: dict[str, Callable[[Task], Iterator[tuple[int, float, Masks]]]] = {
+METHODS: dict[str, Method] = {
     "dark-otsu": _otsu,
     "random-forest": _forest,
     "u-net": _unet,
     "sam2-unet": _sam2_unet,
-    "elnet-cached": _elnet(mode="cached"),
-    "elnet-late": _elnet(mode="late"),
-    "elnet": _elnet(mode="full"),
+    "elnet-cached": elnet(mode="cached"),
+    "elnet-late": elnet(mode="late"),
+    "elnet": elnet(mode="full"),
 }
 
 if __name__ == "__main__":

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import accuracy, classical
+from benchmarks import ablation, accuracy, classical
 from model.data import SegmentationData
 from model.pairs import Pair, find_pairs
 from model.raster import write_mask, write_png
+from model.train_config import TrainConfig
 
 
 @pytest.fixture
@@ -77,6 +78,20 @@ def test_the_tables_figures_are_medians_of_the_last_epochs() -> None:
     ]
     row = accuracy.table(lines, "d").splitlines()[2]
     assert row.startswith("| m | 9 | 2 | 3 | 20 | 0.600 (0.500 to 0.800) | ")
+
+
+def test_the_ablation_trains_each_variant(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = {"trunk": "random-nano", "width": 8, "adapter_dim": 4, "cache_gb": 0.0}
+    monkeypatch.setattr(accuracy, "TrainConfig", lambda **given: TrainConfig(**{**given, **small}))
+    out = tmp_path / "lines.jsonl"
+    arguments = ["ablation", "--data", data, "--out", out, "--seeds", 1, "--epochs", 1, "--size", 64]
+    monkeypatch.setattr(sys, "argv", list(map(str, arguments)))
+    ablation.main()
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [line["method"] for line in lines] == list(ablation.VARIANTS)
+    assert "| default | 6 | 1 | 1 |" in capsys.readouterr().out
 
 
 def test_a_share_is_of_whole_scenes() -> None:

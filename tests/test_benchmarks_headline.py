@@ -1,0 +1,66 @@
+"""The headline benchmark runs on made-up squares and remembers what is done; its figures are not judged."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import headline
+from model.raster import write_mask, write_png
+from model.train_config import TrainConfig
+
+SETS = [
+    "all labels",
+    "30 % of them",
+    "automatic",
+    "automatic, unfiltered",
+    "30 % and automatic",
+    "all, enhanced",
+]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Dark squares on a bright ground: train and test."""
+    random = np.random.default_rng(0)
+    for part, count in (("train", 10), ("test", 2)):
+        for kind in ("images", "masks"):
+            (tmp_path / "squares" / part / kind).mkdir(parents=True)
+        for number in range(count):
+            mask = np.zeros((64, 64), bool)
+            top, left = random.integers(4, 30, 2)
+            mask[top : top + 28, left : left + 28] = True
+            pixels = np.clip(random.normal(170, 12, mask.shape) - 100 * mask, 0, 255).astype(np.uint8)
+            write_png(tmp_path / "squares" / part / "images" / f"s{number}.png", pixels)
+            write_mask(tmp_path / "squares" / part / "masks" / f"s{number}.png", mask)
+    return tmp_path / "squares"
+
+
+def test_a_line_for_each_set_of_labels_and_none_twice(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "headline.jsonl"
+    small = {"trunk": "random-nano", "width": 8, "adapter_dim": 4, "cache_gb": 0.0, "size": 64}
+    monkeypatch.setattr(headline, "TrainConfig", lambda **given: TrainConfig(**given, **small))
+    arguments = ["headline", "--data", data, "--out", out, "--seeds", 1, "--epochs", 1, "--unet-epochs", 1]
+    monkeypatch.setattr(sys, "argv", list(map(str, arguments)))
+    headline.main()
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [line["set"] for line in lines] == SETS
+    assert [line["images"] for line in lines] == [10, 3, 6, 7, 9, 10]
+    by_set = {line["set"]: line for line in lines}
+    assert by_set["all labels"]["label_iou"] == by_set["30 % of them"]["label_iou"] == 1.0
+    assert by_set["automatic"]["label_iou"] < 1.0
+    assert by_set["30 % and automatic"]["label_iou"] > by_set["automatic"]["label_iou"]
+    assert all(0 <= line["fg_iou"] <= 1 and line["seconds"] > 0 for line in lines)
+    shown = capsys.readouterr().out.splitlines()[-8:]
+    assert shown[0].startswith("| labels | images | IoU of the labels | seeds | fg_iou |")
+    assert shown[2].startswith("| all labels | 10 | 1.000 | 1 | ")
+
+    before = out.read_text()
+    headline.main()
+    assert out.read_text() == before
