@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter, minimum_filter
+from scipy.special import entr
 
 BAND_PX = 3  # half the width of the boundary band, for the entropy
 EDGE_TOLERANCE_PX = 2  # as in the boundary F measure
@@ -28,7 +29,6 @@ _REGRESSED = (
     "edge_agreement", "foreground_share", "peak",
 )  # fmt: skip
 _LEAST_SHARE = 0.002  # keeps the logarithm of a small mask's share within bounds
-_AT_ONCE = 1 << 20  # pixels, in double precision
 
 Plane = NDArray[np.floating[Any]]
 
@@ -118,7 +118,7 @@ def signals(
         raise ValueError(f"the cut must lie between 0 and 1, not {cut}")
     seen = probability if valid is None else np.where(valid, probability, 0)
     usable = bool(np.isfinite(seen).all() and seen.min() >= 0 and seen.max() <= 1)
-    planes = np.clip(np.nan_to_num(seen, nan=0.0, posinf=1.0, neginf=0.0), 0, 1)
+    planes = seen if usable else np.clip(np.nan_to_num(seen, nan=0.0, posinf=1.0, neginf=0.0), 0, 1)
     edges = [None] * len(planes) if edge is None else list(edge)
     return Signals(tuple(_measure(p, e, cut) for p, e in zip(planes, edges, strict=True)), usable)
 
@@ -171,12 +171,13 @@ def _measure(p: Plane, edge: Plane | None, cut: float) -> ClassSignals:
     stability = strict / loose if loose else 1.0
     band = outline(mask, BAND_PX)
     peak = _peak(p)
-    entropy = _entropy(p)
+    bits = _binary_entropy(p)
+    entropy = float(bits.mean(dtype=np.float64))
     return ClassSignals(
         soft_dice_confidence=soft_dice,
         mask_confidence=0.0 if empty else float(p[mask].mean(dtype=np.float64)),
         stability=stability,
-        boundary_entropy=_entropy(p[band]) if band.any() else entropy,
+        boundary_entropy=float(bits[band].mean(dtype=np.float64)) if band.any() else entropy,
         entropy=entropy,
         edge_agreement=None if edge is None else _edge_agreement(mask, edge, cut),
         foreground_share=float(mask.mean()),
@@ -203,13 +204,12 @@ def _peak(p: Plane) -> float:
     return float(likeliest.mean(dtype=np.float64))
 
 
-def _entropy(p: Plane) -> float:
-    """Mean binary entropy of probabilities, in bits."""
-    bits = 0.0
-    for part in np.array_split(p.ravel(), p.size // _AT_ONCE + 1):
-        q = np.clip(part.astype(np.float64), 1e-12, 1 - 1e-12)
-        bits -= float((q * np.log2(q) + (1 - q) * np.log2(1 - q)).sum())
-    return min(1.0, max(0.0, bits / p.size))
+def _binary_entropy(p: Plane) -> NDArray[np.float32]:
+    """Binary entropy of each probability, in bits, in [0, 1]."""
+    bits: NDArray[np.float32] = entr(p).astype(np.float32)
+    bits += entr(1 - p)
+    bits /= math.log(2)
+    return np.clip(bits, 0, 1, out=bits)
 
 
 def _edge_agreement(mask: NDArray[np.bool_], edge: Plane, cut: float) -> float:

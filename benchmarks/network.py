@@ -6,10 +6,12 @@ bfloat16 where the CPU has it.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -21,8 +23,9 @@ from benchmarks.timing import in_turn
 from model.checkpoint import load_checkpoint
 from model.device import Precision, autocast
 from model.elnet import SAM2ELNet
-from model.hiera import trunk_spec
+from model.hiera import Mode, trunk_spec
 from model.losses import elnet_loss
+from model.openvino_trunk import is_available
 from model.predictor import Predictor
 from model.raster import Raster, write_mask, write_png
 from model.train_config import TrainConfig
@@ -39,8 +42,7 @@ _INTERFACE = (
 def main() -> None:
     """Print a table."""
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint = _checkpoint(Path(folder))
-        ways = _ways(checkpoint)
+        ways = _ways(Path(folder))
         seconds = in_turn(ways, _ROUNDS)
     print(
         f"| {_SIDE} x {_SIDE}, batch {_BATCH}, median of {_ROUNDS} | images/s | of the bare trunk in fp32 |"
@@ -51,23 +53,24 @@ def main() -> None:
         print(f"| {name} | {_BATCH / value:.1f} | {bare / value:.2f} |")
 
 
-def _checkpoint(folder: Path) -> Path:
-    """A checkpoint of the default network, trained for one epoch on two made-up images."""
+def _checkpoint(folder: Path, mode: Mode) -> Path:
+    """A checkpoint, trained for one epoch on two made-up images."""
     random = np.random.default_rng(0)
     for part in ("images", "masks"):
-        (folder / "data" / part).mkdir(parents=True)
+        (folder / "data" / part).mkdir(parents=True, exist_ok=True)
     for number in range(2):
         pixels = random.integers(0, 255, (_SIDE, _SIDE, 3), dtype=np.uint8)
         mask = np.zeros((_SIDE, _SIDE), dtype=np.bool_)
         mask[60:160, 40:200] = True
         write_png(folder / "data" / "images" / f"{number}.png", pixels)
         write_mask(folder / "data" / "masks" / f"{number}.png", mask)
-    train(folder / "data", folder / "checkpoint", TrainConfig(epochs=1))
-    return folder / "checkpoint"
+    train(folder / "data", folder / mode, TrainConfig(epochs=1, mode=mode, cache_gb=0.0))
+    return folder / mode
 
 
-def _ways(checkpoint: Path) -> dict[str, Callable[[], object]]:
-    model, card = load_checkpoint(checkpoint)
+def _ways(folder: Path) -> dict[str, Callable[[], object]]:
+    checkpoints: dict[str, Path] = {mode: _checkpoint(folder, mode) for mode in ("full", "cached")}
+    model, card = load_checkpoint(checkpoints["full"])
     spec = trunk_spec(card.trunk)
     cached = SAM2ELNet(model.encoder.trunk, spec, len(card.classes), mode="cached")
     random = np.random.default_rng(1)
@@ -77,7 +80,6 @@ def _ways(checkpoint: Path) -> dict[str, Callable[[], object]]:
     truth = torch.zeros(_BATCH, 1, _SIDE, _SIDE)
     truth[:, :, 60:160, 40:200] = 1
     valid = torch.ones(_BATCH, _SIDE, _SIDE, dtype=torch.bool)
-    predictor = Predictor(checkpoint, device="cpu", batch_size=_BATCH)
     control = parse_label_config(_INTERFACE).control
 
     with torch.inference_mode():
@@ -93,7 +95,7 @@ def _ways(checkpoint: Path) -> dict[str, Callable[[], object]]:
         with torch.inference_mode(), autocast(cpu, precision):
             model(tensor)
 
-    def prefill() -> None:
+    def prefill(predictor: Predictor) -> None:
         for prediction in predictor.predict(rasters):
             score(signals(prediction.probability, prediction.edge))
             masks_to_regions(prediction.probability >= 0.5, card.classes, control, 1.0)
@@ -119,8 +121,15 @@ def _ways(checkpoint: Path) -> dict[str, Callable[[], object]]:
             f"SAM2-ELNet, forward, {precision}": partial(network, precision),
             f"fine-tuning step, mode full, {precision}": partial(fine_tuning, precision),
         }
-    return {
-        **ways,
-        "fine-tuning step, mode cached, from kept features": fine_tuning_kept,
-        "prefill: image to signals and encoded region": prefill,
-    }
+    ways["fine-tuning step, mode cached, from kept features"] = fine_tuning_kept
+    for name, mode, with_openvino in (
+        ("mode full", "full", False),
+        ("mode cached", "cached", False),
+        ("mode cached, OpenVINO", "cached", True),
+    ):
+        with mock.patch.dict(os.environ, ELNET_OPENVINO="1" if with_openvino else "0"):
+            if with_openvino and not is_available(cpu):
+                continue
+            predictor = Predictor(checkpoints[mode], device="cpu", batch_size=_BATCH)
+        ways[f"prefill, {name}: image to signals and encoded region"] = partial(prefill, predictor)
+    return ways

@@ -17,6 +17,7 @@ from model.device import autocast, pick_device
 from model.elnet import ELNetOutput
 from model.errors import ELNetError
 from model.feature_cache import keep_frozen
+from model.openvino_trunk import is_available
 from model.prompts import encode
 from model.raster import Raster
 from model.tiles import STRIDE, Window, extract, stitch, windows
@@ -78,7 +79,9 @@ class Predictor:
         self._model.eval()
         self._lock = threading.Lock()
         encoder, trunk_sha256 = self._model.encoder, self.card.trunk_sha256
-        self._kept = keep_frozen(encoder, trunk_sha256, self.device, "auto", cache_gb) if cache_gb else None
+        self._kept = None
+        if cache_gb or (is_available(self.device) and encoder.mode != "full"):
+            self._kept = keep_frozen(encoder, trunk_sha256, self.device, "auto", cache_gb)
         self._mean, self._std = (
             torch.tensor(self.card.normalisation[name], device=self.device).view(1, -1, 1, 1)
             for name in ("mean", "std")
@@ -172,7 +175,7 @@ class Predictor:
         return np.concatenate(maps_of_halves), np.concatenate(embeddings_of_halves)
 
     def _network(self, x: torch.Tensor, prompt: torch.Tensor | None) -> ELNetOutput:
-        """As `SAM2ELNet.forward`; the frozen part is read from disk where it is kept."""
+        """As `SAM2ELNet.forward`; the frozen part may be read from disk, or computed by OpenVINO."""
         if self._kept is None:
             output: ELNetOutput = self._model(x, prompt)
             return output
