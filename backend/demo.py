@@ -218,9 +218,8 @@ class Demo:
     def run(self) -> None:
         """Label until a cycle starts, wait for its end and its prefills; again for each cycle."""
         self._wait("the first routing", self._is_settled)
-        judging = self._oracle.work(
-            [_AUDIT], len(self._images)
-        )  # nothing else is there before the first model
+        # Before the first model nothing but the holdout is there.
+        judging = self._oracle.work([_AUDIT], len(self._images))
         self._console.print(f"{len(judging)} images of the holdout are labelled.")
         for number in range(1, self._plan.cycles + 1):
             touched = self._label_until_cycle(number)

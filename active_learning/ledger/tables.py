@@ -82,9 +82,7 @@ class TaskStatus(enum.StrEnum):
     WAITING = "waiting"  # no prediction by the champion yet (or there is no champion yet)
     REVIEW = "review"  # a human must see it
     ACCEPTED = "accepted"  # accepted without a human
-    AUDIT = (
-        "audit"  # drawn at random, for the audit or the holdout: a human must see it, whatever its quality
-    )
+    AUDIT = "audit"  # drawn at random, for an audit or the holdout: a human sees it, whatever its quality
     DONE = "done"  # a human labelled it
     SKIPPED = "skipped"  # a human refused to label it
     FAILED = "failed"  # its image cannot be read: `Task.failure` says why; a human must see it
@@ -192,9 +190,7 @@ class Task(Base):
         dict[str, Any] | None
     ]  # status, quality, priority, model version as the tool last heard them
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
-    holdout: Mapped[bool] = mapped_column(
-        default=False, server_default=false()
-    )  # drawn to judge, see holdout.draw
+    holdout: Mapped[bool] = mapped_column(default=False, server_default=false())  # see holdout.draw
 
     project: Mapped[Project] = relationship()
 
