@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Final
 
+import yaml
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
@@ -96,6 +98,23 @@ class TrainConfig:
     def views_of(self, images: int, mode: str) -> int | None:
         """The views of each crop of a set of so many images; None: all that there are."""
         return None if mode == "full" else self.views or min(16, max(4, 1000 // images))
+
+    @staticmethod
+    def read(path: Path) -> dict[str, Any]:
+        """The settings of a YAML file, for `from_mapping`.
+
+        Raises:
+            TrainingError: it cannot be read, or is no mapping.
+        """
+        try:
+            values = yaml.safe_load(path.read_text())
+        except OSError as error:
+            raise TrainingError(f"{path} cannot be read: {error.strerror}") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise TrainingError(f"{path} is no YAML: {error}") from error
+        if not isinstance(values, dict):
+            raise TrainingError(f"{path} should hold training settings, such as `epochs: 20`, one a line")
+        return values
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> TrainConfig:

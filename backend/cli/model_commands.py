@@ -69,6 +69,12 @@ def train(
     data: DataOption,
     out: Annotated[Path, typer.Option(help="The new checkpoint's folder; its name is the model version.")],
     init: Annotated[Path | None, typer.Option(help="A checkpoint to go on from.")] = None,
+    config_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--config", help="YAML of training settings, such as `structure: 0`; options go before."
+        ),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Train on so many images.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1)] = None,
     size: Annotated[int | None, typer.Option(min=32, help="Side of the crops: a multiple of 32.")] = None,
@@ -103,9 +109,9 @@ def train(
         "limit": limit, "epochs": epochs, "size": size, "batch_size": batch_size, "lr": lr, "trunk": trunk,
         "mode": mode, "scale": scale, "prompted": prompted, "device": device, "seed": seed,
     }  # fmt: skip
-    config = training.TrainConfig.from_mapping(
-        inherited | {key: value for key, value in chosen.items() if value is not None}
-    )
+    from_file = training.TrainConfig.read(config_file) if config_file is not None else {}
+    options = {key: value for key, value in chosen.items() if value is not None}
+    config = training.TrainConfig.from_mapping(inherited | from_file | options)
     with progress_bar(hidden=json_) as report:
 
         def step(state: TrainProgress) -> None:

@@ -429,6 +429,36 @@ def test_training_settings_out_of_range(elnet: Elnet, data: Path, tmp_path: Path
     assert not (tmp_path / "out").exists()
 
 
+def test_training_settings_from_a_file(elnet: Elnet, data: Path, tmp_path: Path) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text("# a comment\nmode: cached\nstructure: 0.5\nepochs: 7\nviews: 2\ncache_gb: 0.0\n")
+    answer = train(elnet, data, tmp_path / "out", "--config", file, "--json")
+    assert answer.code == 0, answer.err
+    used = json.loads((tmp_path / "out" / "card.json").read_text())["metrics"]["config"]
+    assert (used["mode"], used["structure"], used["views"]) == ("cached", 0.5, 2)
+    assert used["epochs"] == 2  # the command line's, which goes before
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "cannot be read: No such file"),
+        ("epochs: [1", "is no YAML"),
+        ("just words", "should hold training settings"),
+        ("epochz: 3", "training settings: epochz: "),
+    ],
+)
+def test_a_file_of_training_settings_that_cannot_be_used(
+    elnet: Elnet, data: Path, tmp_path: Path, content: str | None, said: str
+) -> None:
+    file = tmp_path / "settings.yaml"
+    if content is not None:
+        file.write_text(content)
+    answer = train(elnet, data, tmp_path / "out", "--config", file)
+    assert answer.code == 1
+    assert said in answer.err
+
+
 def test_training_on_nothing(elnet: Elnet, tmp_path: Path) -> None:
     answer = train(elnet, tmp_path, tmp_path / "out")
     assert answer.code == 1
