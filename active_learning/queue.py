@@ -8,6 +8,7 @@ is worked off.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,59 @@ from sqlalchemy.orm import Session
 from active_learning.acquisition import POOL, Candidate, prioritise, priority_of
 from active_learning.ledger import Ledger
 from active_learning.ledger.locking import lock_project
-from active_learning.ledger.tables import Prediction, Project, Task, TaskStatus
+from active_learning.ledger.tables import Prediction, Project, RouteDecision, Task, TaskStatus
 from active_learning.routing import seeded
 
 QUEUES = (TaskStatus.REVIEW, TaskStatus.AUDIT)  # where people work
 DIGITS = 4  # a priority is rounded, so that noise does not write thousands of tasks to the tool
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A task that waits for a human.
+
+    Attributes:
+        task: its id in the labeling tool.
+        view: REVIEW or AUDIT.
+        priority: None: it has no place yet.
+        quality: predicted IoU; None without a usable prediction.
+        scene: of the image.
+        why: it was sent to a human, as the last route decision says.
+    """
+
+    task: int
+    view: TaskStatus
+    priority: float | None
+    quality: float | None
+    scene: str
+    why: str
+
+
+def upcoming(session: Session, project: Project, view: TaskStatus, limit: int) -> list[Place]:
+    """The first tasks of a view, in the order in which people get them.
+
+    Args:
+        session: a session on the ledger.
+        project: the project.
+        view: REVIEW or AUDIT.
+        limit: how many at most.
+    """
+    last = (
+        select(func.max(RouteDecision.id))
+        .where(RouteDecision.task_id == Task.id)
+        .correlate(Task)
+        .scalar_subquery()
+    )
+    rows = session.execute(
+        select(Task.tool_task_id, Task.priority, Task.quality, Task.scene, RouteDecision.reason)
+        .outerjoin(RouteDecision, RouteDecision.id == last)
+        .where(Task.project_id == project.id, Task.status == view)
+        .order_by(Task.priority.desc().nulls_last(), Task.id)
+        .limit(limit)
+    )
+    return [
+        Place(task, view, priority, quality, scene, why or "") for task, priority, quality, scene, why in rows
+    ]
 
 
 def place_new(ledger: Ledger, project_id: int) -> int:

@@ -34,6 +34,7 @@ COMMANDS: Final = {
         "backend.cli.threshold_commands:threshold_app",
         "The accept threshold: what if, promise, set, undo.",
     ),
+    "queue": ("backend.cli.queue_commands:queue", "What people get next, and why."),
     "simulate": (
         "backend.cli.simulating:simulate",
         "Replay the loop on labelled data: which strategy needs the fewest labels?",
