@@ -35,6 +35,7 @@ COMMANDS: Final = {
         "The accept threshold: what if, promise, set, undo.",
     ),
     "queue": ("backend.cli.queue_commands:queue", "What people get next, and why."),
+    "audit": ("backend.cli.queue_commands:audit", "What audits said of the masks."),
     "simulate": (
         "backend.cli.simulating:simulate",
         "Replay the loop on labelled data: which strategy needs the fewest labels?",

@@ -1,12 +1,16 @@
-"""`elnet queue`: what people get next, and why."""
+"""`elnet queue`: what people get next, and why. `elnet audit`: what audits said of the masks."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from statistics import fmean
 from typing import Annotated
 
 import typer
 
 from active_learning import queue as queues
+from active_learning import standing
+from active_learning.audits import Audit, audits
 from active_learning.ledger import TaskStatus
 from backend.cli.common import JsonOption, ProjectOption, find_project, ledger_session, show
 
@@ -36,3 +40,40 @@ def queue(
         ]
     empty = f"Nothing of {found.name!r} waits in the {'audit' if audit else 'review queue'}."
     show(rows, as_json=json_, empty=empty)
+
+
+def audit(
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="So many audits.")] = 20,
+    worst: Annotated[
+        bool, typer.Option("--worst", help="Those that fell shortest of what was predicted first.")
+    ] = False,
+    project: ProjectOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """What audits said: the IoU that was predicted of each mask, and the one that a human's label gave it."""
+    with ledger_session(write=False) as session:
+        found = find_project(session, project)
+        done = audits(session, found)
+        waiting = standing.counts(session, found)[TaskStatus.AUDIT]
+        champion = found.champion.name if found.champion else None
+    if worst:
+        done.sort(key=lambda one: one.iou - one.predicted)
+    if not json_:
+        typer.echo(_summary(done, waiting, champion), err=True)
+    if done or json_:
+        show([asdict(one) for one in done[:limit]], as_json=json_, empty="")
+
+
+def _summary(done: list[Audit], waiting: int, champion: str | None) -> str:
+    told = (
+        f"{waiting} image{'' if waiting == 1 else 's'} wait{'s' if waiting == 1 else ''} in the Audit view."
+    )
+    if not done:
+        return f"No mask was audited yet; {told}"
+    error = fmean(abs(one.iou - one.predicted) for one in done)
+    own = sum(one.version == champion for one in done)
+    return (
+        f"{len(done)} masks were audited, {own} of them of {champion or 'the version that serves'}: mean IoU "
+        f"{fmean(one.iou for one in done):.3f}, predicted {fmean(one.predicted for one in done):.3f}, off by "
+        f"{error:.3f} on the average. {told}"
+    )

@@ -1,12 +1,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from active_learning.ledger import Ledger, Project, RouteDecision, Task, TaskStatus
+from active_learning import registry
+from active_learning.ledger import (
+    Label,
+    LabelSource,
+    Ledger,
+    Prediction,
+    Project,
+    RouteDecision,
+    Task,
+    TaskStatus,
+)
+from active_learning.ledger.types import utc_now
 
 Elnet = Callable[..., Any]
 
@@ -70,3 +83,82 @@ def test_an_empty_queue_says_so(own_settings: Path, elnet: Elnet, ledger: Ledger
     assert elnet("queue").out == "Nothing of 'spills' waits in the review queue.\n"
     assert elnet("queue", "--audit").out == "Nothing of 'spills' waits in the audit.\n"
     assert elnet("queue", "--limit", 0).code == 2
+
+
+@pytest.fixture
+def audited(own_settings: Path, monkeypatch: pytest.MonkeyPatch, ledger: Ledger) -> None:
+    """Two audited masks of two versions, one label without a prefill, one image that waits."""
+    monkeypatch.setenv("COLUMNS", "300")
+    masks = np.ones((1, 4, 4), np.bool_)
+    with ledger.session() as session:
+        project = Project(name="spills", tool_url="http://tool", tool_project_id=7, classes=["oil"])
+        session.add(project)
+        session.flush()
+        for number, (predicted, iou) in enumerate([(0.9, 0.5), (0.6, 0.7), (None, None), (0.8, None)]):
+            status = TaskStatus.DONE if number < 3 else TaskStatus.AUDIT
+            task = Task(
+                project_id=project.id,
+                tool_task_id=10 + number,
+                image_uri="i",
+                scene=f"s{number}",
+                status=status,
+            )
+            session.add(task)
+            session.flush()
+            prediction = None
+            if predicted is not None:
+                name = f"elnet-{number}"
+                version = registry.register(session, project, Path(name), str(number) * 64, name=name)
+                prediction = Prediction(
+                    task_id=task.id,
+                    model_version_id=version.id,
+                    score=predicted,
+                    quality=predicted,
+                    signals={},
+                    masks=masks,
+                )
+                session.add(prediction)
+                session.flush()
+                if number == 1:
+                    registry.promote(session, version)
+            if status is TaskStatus.DONE:
+                session.add(
+                    Label(
+                        project_id=project.id,
+                        task_id=task.id,
+                        tool_annotation_id=100 + number,
+                        revision=str(number),
+                        source=LabelSource.AUDIT,
+                        annotator="3",
+                        prediction_id=prediction.id if prediction else None,
+                        prefill_iou=iou,
+                        lead_time_s=12.5,
+                        updated_at=utc_now() + timedelta(seconds=number),
+                        masks=masks,
+                    )
+                )
+
+
+@pytest.mark.usefixtures("audited")
+def test_audits_are_shown_newest_or_worst_first(elnet: Elnet) -> None:
+    rows = elnet("audit", "--json").json()
+    assert [(row["task"], row["version"], row["predicted"], row["iou"]) for row in rows] == [
+        (11, "elnet-1", 0.6, 0.7),
+        (10, "elnet-0", 0.9, 0.5),
+    ]
+    assert (rows[0]["annotator"], rows[0]["lead_time_s"]) == ("3", 12.5)
+    assert [row["task"] for row in elnet("audit", "--worst", "-n", 1, "--json").json()] == [10]
+    answer = elnet("audit")
+    assert answer.err == (
+        "2 masks were audited, 1 of them of elnet-1: mean IoU 0.600, predicted 0.750, off by 0.250 on the "
+        "average. 1 image waits in the Audit view.\n"
+    )
+    assert "elnet-0" in answer.out
+
+
+def test_before_the_first_audit_it_says_so(own_settings: Path, elnet: Elnet, ledger: Ledger) -> None:
+    with ledger.session() as session:
+        session.add(Project(name="spills", tool_url="http://tool", tool_project_id=7, classes=["oil"]))
+    answer = elnet("audit")
+    assert answer.err == "No mask was audited yet; 0 images wait in the Audit view.\n"
+    assert elnet("audit", "--json").json() == []
