@@ -12,7 +12,7 @@ VENV   ?= .venv
 DATA   ?=
 TORCH  ?= torch==2.13.0
 SAM2   ?= sam2==1.1.0
-EXTRAS = .[postgresql,openvino]
+EXTRAS = .[postgresql]
 # A package index for torch alone, e.g. PyTorch's own index of CPU builds. Empty: your pip's configuration.
 TORCH_INDEX ?=
 

@@ -1,6 +1,7 @@
 """The frozen trunk by OpenVINO, where that is installed: faster on a CPU than PyTorch (docs/benchmarks.md).
 
-Optional: `pip install 'elnet-loop[openvino]'`; `ELNET_OPENVINO=0` switches it off. It serves the modes whose
+On trial: `pip install 'elnet-loop[openvino]'` and `ELNET_OPENVINO=1` switch it on (why it is off by default:
+docs/decisions.md). It serves the modes whose
 adapters stand behind the trunk or its first stages (`model.hiera.AdaptedTrunk`), so that one conversion
 serves every model version. It takes seconds and is kept on disk.
 """
@@ -39,7 +40,7 @@ def converted_folder() -> Path:
 
 def is_available(device: torch.device) -> bool:
     """Whether OpenVINO is installed and wanted on this device."""
-    wanted = os.environ.get("ELNET_OPENVINO", "1") != "0"
+    wanted = os.environ.get("ELNET_OPENVINO") == "1"
     return wanted and device.type == "cpu" and find_spec("openvino") is not None
 
 

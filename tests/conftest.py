@@ -17,8 +17,6 @@ from sqlalchemy import create_engine, text
 
 from active_learning.ledger import Ledger
 
-os.environ.setdefault("ELNET_OPENVINO", "0")  # converting takes seconds; its own tests switch it on
-
 
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
