@@ -32,7 +32,6 @@ class Place:
 
     Attributes:
         task: its id in the labeling tool.
-        view: REVIEW or AUDIT.
         priority: None: it has no place yet.
         quality: predicted IoU; None without a usable prediction.
         scene: of the image.
@@ -40,7 +39,6 @@ class Place:
     """
 
     task: int
-    view: TaskStatus
     priority: float | None
     quality: float | None
     scene: str
@@ -69,9 +67,7 @@ def upcoming(session: Session, project: Project, view: TaskStatus, limit: int) -
         .order_by(Task.priority.desc().nulls_last(), Task.id)
         .limit(limit)
     )
-    return [
-        Place(task, view, priority, quality, scene, why or "") for task, priority, quality, scene, why in rows
-    ]
+    return [Place(task, priority, quality, scene, why or "") for task, priority, quality, scene, why in rows]
 
 
 def place_new(ledger: Ledger, project_id: int) -> int:

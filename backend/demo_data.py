@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.label_studio_install import cache_root
 from backend.sample import CLASS, sample_folder
+from model.cache_root import cache_root
 from model.errors import ELNetError
 from model.pairs import Pair, find_pairs
 from model.raster import Raster, open_raster, read_masks, write_png

@@ -16,8 +16,7 @@ from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
 
-from platformdirs import user_cache_path
-
+from model.cache_root import cache_root
 from model.errors import ELNetError
 
 VERSION = "1.23.2"
@@ -29,12 +28,6 @@ _MIGRATE_WITHIN_S = 600
 
 class InstallError(ELNetError):
     """Label Studio cannot be installed, or is not."""
-
-
-def cache_root() -> Path:
-    """`$ELNET_HOME`, or the user's cache folder."""
-    root = os.environ.get("ELNET_HOME")
-    return Path(root).expanduser() if root else user_cache_path("elnet")
 
 
 def install(root: Path | None = None, *, say: Callable[[str], None] = lambda _: None) -> Path:

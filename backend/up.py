@@ -16,10 +16,10 @@ from active_learning.ledger import Cycle, InboxEvent, InboxState, Ledger, Projec
 from backend import given_labels, projects
 from backend.credentials import Credentials
 from backend.label_studio import LabelStudio
-from backend.label_studio_install import cache_root
 from backend.sample import CLASS, sample_folder
 from backend.settings import Settings
 from backend.stack import Stack
+from model.cache_root import cache_root
 from model.errors import ELNetError
 from model.pairs import find_pairs
 

@@ -19,11 +19,11 @@ from tempfile import NamedTemporaryFile
 from typing import Final
 
 import torch
-from platformdirs import user_cache_path
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from model.cache_root import cache_root
 from model.device import Precision, autocast, wants_bfloat16
 from model.hiera import AdaptedTrunk
 from model.openvino_trunk import OpenVinoTrunk, is_available
@@ -38,8 +38,7 @@ _RECOUNT: Final = 256  # files written between two looks at the whole folder
 
 def features_folder() -> Path:
     """`$ELNET_HOME/features`, or `features` in the user's cache folder; it need not exist."""
-    root = os.environ.get("ELNET_HOME")
-    return (Path(root).expanduser() if root else user_cache_path("elnet")) / "features"
+    return cache_root() / "features"
 
 
 def keep_frozen(

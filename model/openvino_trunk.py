@@ -1,9 +1,9 @@
 """The frozen trunk by OpenVINO, where that is installed: faster on a CPU than PyTorch (docs/benchmarks.md).
 
 On trial: `pip install 'elnet-loop[openvino]'` and `ELNET_OPENVINO=1` switch it on (why it is off by default:
-docs/decisions.md). It serves the modes whose
-adapters stand behind the trunk or its first stages (`model.hiera.AdaptedTrunk`), so that one conversion
-serves every model version. It takes seconds and is kept on disk.
+docs/decisions.md). It serves the modes whose adapters stand behind the trunk or its first stages
+(`model.hiera.AdaptedTrunk`), so that one conversion serves every model version. It takes seconds and is kept
+on disk.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import torch
-from platformdirs import user_cache_path
 from torch import Tensor, nn
 
+from model.cache_root import cache_root
 from model.device import Precision, wants_bfloat16
 from model.hiera import AdaptedTrunk, resample
 
@@ -34,8 +34,7 @@ _KEPT: Final = 8  # conversions on disk, about 110 MB each for Hiera tiny
 
 def converted_folder() -> Path:
     """`$ELNET_HOME/openvino`, or `openvino` in the user's cache folder; it need not exist."""
-    root = os.environ.get("ELNET_HOME")
-    return (Path(root).expanduser() if root else user_cache_path("elnet")) / "openvino"
+    return cache_root() / "openvino"
 
 
 def is_available(device: torch.device) -> bool:
@@ -78,9 +77,7 @@ class OpenVinoTrunk:
         try:
             with self._lock:
                 return self._compute(images.float().cpu())
-        except (
-            Exception
-        ) as error:  # the border of another runtime: a missing operation, a full disk, anything
+        except Exception as error:  # the border of another runtime: a missing operation, anything
             self._has_failed = True
             told = str(error).strip().splitlines() or [type(error).__name__]
             log.warning("OpenVINO cannot run the trunk (%s); PyTorch does it, more slowly", told[0])

@@ -8,15 +8,14 @@ of one trunk (Meta's own, and the one rebuilt from npm) do not overwrite each ot
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import torch
-from platformdirs import user_cache_path
 from safetensors.torch import save
 
+from model.cache_root import cache_root
 from model.download import scratch_folder, sha256_of
 from model.errors import ELNetError
 from model.hiera import TrunkError, build_trunk
@@ -50,8 +49,7 @@ class Cached:
 
 def weights_folder() -> Path:
     """The folder of cached trunks; it need not exist."""
-    root = os.environ.get("ELNET_HOME")
-    return (Path(root).expanduser() if root else user_cache_path("elnet")) / "weights"
+    return cache_root() / "weights"
 
 
 def trunk_file(name: str, sha256: str | None = None) -> tuple[Path, str]:

@@ -17,7 +17,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from backend.label_studio_install import cache_root
+from model.cache_root import cache_root
 
 PINS = (
     "label-studio-ml==1.0.9",

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from platformdirs import user_cache_path
 from torch import Tensor
 
-from model import feature_cache
 from model.feature_cache import FeatureCache, features_folder
 
 IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -161,4 +161,4 @@ def test_where_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("ELNET_HOME", str(tmp_path))
     assert features_folder() == tmp_path / "features"
     monkeypatch.delenv("ELNET_HOME")
-    assert features_folder() == feature_cache.user_cache_path("elnet") / "features"
+    assert features_folder() == user_cache_path("elnet") / "features"
