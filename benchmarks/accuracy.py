@@ -81,7 +81,7 @@ def main(name: str = "accuracy", methods: Mapping[str, Method] | None = None) ->
                 "epochs": given.epochs,
                 "size": given.size,
             }
-            if any(run.items() <= done.items() for done in _lines(given.out)):
+            if any(run.items() <= done.items() for done in kept_lines(given.out)):
                 continue
             task = Task(chosen, seed, given.epochs, given.size)
             lines = []  # written together: half a run would stand for a whole one the next time
@@ -93,7 +93,7 @@ def main(name: str = "accuracy", methods: Mapping[str, Method] | None = None) ->
                 print(line, flush=True)
             with given.out.open("a") as file:
                 file.writelines(lines)
-    print(table(_lines(given.out), given.data.name))
+    print(table(kept_lines(given.out), given.data.name))
 
 
 def choose(pairs: list[Pair], share: float, seed: int) -> list[Pair]:
@@ -146,7 +146,8 @@ def median_and_range(values: list[float]) -> str:
     return middle if len(values) == 1 else f"{middle} ({min(values):.3f} to {max(values):.3f})"
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
+def kept_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file of runs; none if it is not there."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 

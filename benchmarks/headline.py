@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from active_learning.signals import score as quality_score
 from active_learning.signals import signals
 from benchmarks import classical
-from benchmarks.accuracy import choose, link_pairs, median_and_range, network_input, score
+from benchmarks.accuracy import choose, kept_lines, link_pairs, median_and_range, network_input, score
 from model.data import SegmentationData
 from model.device import describe_machine
 from model.enhance import enhance
@@ -62,12 +62,14 @@ def main() -> None:
     }
     for seed in range(given.seeds):
         run = {"data": given.data.name, "seed": seed, **plan}
-        if any(run.items() <= line.items() for line in _lines(given.out)):
+        if any(run.items() <= line.items() for line in kept_lines(given.out)):
             continue
         lines = [json.dumps(run | line) + "\n" for line in run_seed(given.data, seed, **plan)]
         with given.out.open("a") as file:
             file.writelines(lines)
-    done = [line for line in _lines(given.out) if {"data": given.data.name, **plan}.items() <= line.items()]
+    done = [
+        line for line in kept_lines(given.out) if {"data": given.data.name, **plan}.items() <= line.items()
+    ]
     print(table(done))
 
 
@@ -161,10 +163,6 @@ def _agreement(pairs: Sequence[Pair], originals: Sequence[Pair]) -> float:
         _, masks, valid = read_pair(pair)
         metrics.update(masks[0], read_pair(original[pair.stem])[1][0], valid)
     return metrics.compute().fg_iou
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 if __name__ == "__main__":

@@ -9,13 +9,15 @@ import socket
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from sqlalchemy import create_engine, text
 
 from active_learning.ledger import Ledger
+from model.raster import write_mask, write_png
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +28,27 @@ def data_folder() -> Path:
     if not (folder / "sar_oil").is_dir():
         pytest.skip(f"no real imagery at {folder}: name its folder by ELNET_DATA")
     return folder
+
+
+@pytest.fixture
+def squares(tmp_path: Path) -> Callable[[int], Path]:
+    """Makes a folder of dark squares on a bright ground: train/ of so many images, test/ of two."""
+
+    def make(train: int) -> Path:
+        random = np.random.default_rng(0)
+        for part, count in (("train", train), ("test", 2)):
+            for kind in ("images", "masks"):
+                (tmp_path / "squares" / part / kind).mkdir(parents=True)
+            for number in range(count):
+                mask = np.zeros((64, 64), bool)
+                top, left = random.integers(4, 30, 2)
+                mask[top : top + 28, left : left + 28] = True
+                pixels = np.clip(random.normal(170, 12, mask.shape) - 100 * mask, 0, 255).astype(np.uint8)
+                write_png(tmp_path / "squares" / part / "images" / f"s{number}.png", pixels)
+                write_mask(tmp_path / "squares" / part / "masks" / f"s{number}.png", mask)
+        return tmp_path / "squares"
+
+    return make
 
 
 @pytest.fixture

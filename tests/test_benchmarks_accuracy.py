@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,25 +14,12 @@ import torch
 from benchmarks import ablation, accuracy, classical
 from model.data import SegmentationData
 from model.pairs import Pair, find_pairs
-from model.raster import write_mask, write_png
 from model.train_config import TrainConfig
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Path:
-    """Dark squares on a bright ground: train and test."""
-    random = np.random.default_rng(0)
-    for part, count in (("train", 6), ("test", 2)):
-        for kind in ("images", "masks"):
-            (tmp_path / "squares" / part / kind).mkdir(parents=True)
-        for number in range(count):
-            mask = np.zeros((64, 64), bool)
-            top, left = random.integers(4, 30, 2)
-            mask[top : top + 28, left : left + 28] = True
-            pixels = np.clip(random.normal(170, 12, mask.shape) - 100 * mask, 0, 255).astype(np.uint8)
-            write_png(tmp_path / "squares" / part / "images" / f"s{number}.png", pixels)
-            write_mask(tmp_path / "squares" / part / "masks" / f"s{number}.png", mask)
-    return tmp_path / "squares"
+def data(squares: Callable[[int], Path]) -> Path:
+    return squares(6)
 
 
 def run(monkeypatch: pytest.MonkeyPatch, data: Path, out: Path, *more: str) -> None:
