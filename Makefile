@@ -4,7 +4,7 @@
 #   make up   [DATA=folder]   the same for people: stays up until Ctrl-C, loses nothing
 #   make test                 all tests, against a real Label Studio, PostgreSQL and Chromium
 #   make check                formatting, lint, types, the direction of imports
-#   make bench                the benchmarks whose figures stand in docs/benchmarks.md
+#   make bench [DATA=folder]  speed; with a folder of train/ and test/, also what automatic labels are worth
 #   make clean                what the targets made inside this folder (not the cache, not your projects)
 
 PYTHON ?= python3
@@ -80,6 +80,7 @@ check: $(SETUP)
 
 bench: weights
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks
+	$(if $(DATA),OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.headline --data $(DATA) --out headline-$(notdir $(abspath $(DATA))).jsonl)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info demo-report .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage

@@ -27,7 +27,7 @@ VARIANTS: Final[dict[str, dict[str, Any]]] = {
 
 def main() -> None:
     """Run what is missing and print the table."""
-    variants = {name: accuracy.elnet(**{"mode": "cached", **settings}) for name, settings in VARIANTS.items()}
+    variants = {name: accuracy.ELNet({"mode": "cached", **settings}) for name, settings in VARIANTS.items()}
     accuracy.main("ablation", variants)
 
 

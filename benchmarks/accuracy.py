@@ -42,12 +42,13 @@ Masks = Callable[[Raster], NDArray[np.bool_]]
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What is trained on what: the pairs, and the settings of the run."""
+    """What is trained on what: the pairs, and the settings of the run; `config` are those of our network."""
 
     pairs: list[Pair]
     seed: int
     epochs: int
     size: int
+    config: Mapping[str, Any]
 
 
 Method = Callable[[Task], Iterator[tuple[int, float, Masks]]]  # epoch, seconds since the start, what it says
@@ -63,27 +64,33 @@ def main(name: str = "accuracy", methods: Mapping[str, Method] | None = None) ->
     parser.add_argument("--share", type=float, default=1.0, help="of the training images, whole scenes")
     parser.add_argument("--epochs", type=int, default=sam2_unet.EPOCHS)
     parser.add_argument("--size", type=int, default=256)
+    parser.add_argument(
+        "--config", type=Path, help="YAML of training settings for our network; its epochs go before --epochs"
+    )
     parser.add_argument("--methods", default=",".join(methods))
     given = parser.parse_args()
     wanted = given.methods.split(",")
     if unknown := [name for name in wanted if name not in methods]:
         parser.error(f"no method {', '.join(unknown)}; there are {', '.join(methods)}")
+    config = TrainConfig.read(given.config) if given.config else {}
     pairs, _ = find_pairs(given.data / "train")
     test, _ = find_pairs(given.data / "test")
     for seed in range(given.seeds):
         chosen = choose(pairs, given.share, seed)
         for method in wanted:
+            ours = isinstance(methods[method], ELNet)
+            epochs = config.get("epochs", given.epochs) if ours else given.epochs
             run = {
                 "data": given.data.name,
-                "method": method,
+                "method": f"{method}, {given.config.stem}" if ours and given.config else method,
                 "seed": seed,
                 "images": len(chosen),
-                "epochs": given.epochs,
+                "epochs": epochs,
                 "size": given.size,
             }
             if any(run.items() <= done.items() for done in kept_lines(given.out)):
                 continue
-            task = Task(chosen, seed, given.epochs, given.size)
+            task = Task(chosen, seed, epochs, given.size, config)
             lines = []  # written together: half a run would stand for a whole one the next time
             for epoch, seconds, masks in methods[method](task):
                 scores = score(masks, test)
@@ -181,22 +188,24 @@ def _sam2_unet(task: Task) -> Iterator[tuple[int, float, Masks]]:
         yield epoch, seconds, lambda raster, m=model: classical.network_mask(m, network_input(raster))
 
 
-def elnet(**settings: Any) -> Method:
-    """The network with these settings of `TrainConfig`, trained as `elnet train` does."""
+@dataclass(frozen=True, slots=True)
+class ELNet:
+    """The network as `elnet train` trains it, with these settings of `TrainConfig` above those of the task."""
 
-    def run(task: Task) -> Iterator[tuple[int, float, Masks]]:
+    settings: Mapping[str, Any]
+
+    def __call__(self, task: Task) -> Iterator[tuple[int, float, Masks]]:
+        """Train it; a `Method`."""
+        given = {**task.config, **self.settings, "epochs": task.epochs, "size": task.size, "seed": task.seed}
         with tempfile.TemporaryDirectory() as folder:
             data, out = Path(folder) / "data", Path(folder) / "checkpoint"
             link_pairs(task.pairs, data)
-            config = TrainConfig(epochs=task.epochs, size=task.size, seed=task.seed, **settings)
             started = time.monotonic()  # from raw images: what is cached is part of it
             with mock.patch("model.feature_cache.features_folder", return_value=Path(folder) / "features"):
-                train(data, out, config)
+                train(data, out, TrainConfig.from_mapping(given))
             seconds = time.monotonic() - started
             predictor = Predictor(out)
             yield task.epochs, seconds, lambda raster: predictor.predict([raster])[0].probability[0] >= 0.5
-
-    return run
 
 
 def link_pairs(pairs: list[Pair], folder: Path) -> None:
@@ -218,9 +227,9 @@ METHODS: dict[str, Method] = {
     "random-forest": _forest,
     "u-net": _unet,
     "sam2-unet": _sam2_unet,
-    "elnet-cached": elnet(mode="cached"),
-    "elnet-late": elnet(mode="late"),
-    "elnet": elnet(mode="full"),
+    "elnet-cached": ELNet({"mode": "cached"}),
+    "elnet-late": ELNet({"mode": "late"}),
+    "elnet": ELNet({"mode": "full"}),
 }
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import torch
 from benchmarks import ablation, accuracy, classical
 from model.data import SegmentationData
 from model.pairs import Pair, find_pairs
-from model.train_config import TrainConfig
 
 
 @pytest.fixture
@@ -72,14 +71,15 @@ def test_the_ablation_trains_each_variant(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small = {"trunk": "random-nano", "width": 8, "adapter_dim": 4, "cache_gb": 0.0}
-    monkeypatch.setattr(accuracy, "TrainConfig", lambda **given: TrainConfig(**{**given, **small}))
+    config = tmp_path / "small.yaml"
+    config.write_text(json.dumps({**small, "epochs": 1}))
     out = tmp_path / "lines.jsonl"
-    arguments = ["ablation", "--data", data, "--out", out, "--seeds", 1, "--epochs", 1, "--size", 64]
+    arguments = ["ablation", "--data", data, "--out", out, "--seeds", 1, "--size", 64, "--config", config]
     monkeypatch.setattr(sys, "argv", list(map(str, arguments)))
     ablation.main()
     lines = [json.loads(line) for line in out.read_text().splitlines()]
-    assert [line["method"] for line in lines] == list(ablation.VARIANTS)
-    assert "| default | 6 | 1 | 1 |" in capsys.readouterr().out
+    assert [line["method"] for line in lines] == [f"{name}, small" for name in ablation.VARIANTS]
+    assert "| default, small | 6 | 1 | 1 |" in capsys.readouterr().out
 
 
 def test_a_share_is_of_whole_scenes() -> None:
