@@ -190,7 +190,7 @@ def _sam2_unet(task: Task) -> Iterator[tuple[int, float, Masks]]:
 
 @dataclass(frozen=True, slots=True)
 class ELNet:
-    """The network as `elnet train` trains it, with these settings of `TrainConfig` above those of the task."""
+    """The network as `elnet train` trains it; these settings of `TrainConfig` go before those of the task."""
 
     settings: Mapping[str, Any]
 

@@ -36,6 +36,10 @@ COMMANDS: Final = {
     ),
     "queue": ("backend.cli.queue_commands:queue", "What people get next, and why."),
     "audit": ("backend.cli.queue_commands:audit", "What audits said of the masks."),
+    "labels": (
+        "backend.cli.label_commands:labels_app",
+        "What people drew: labels worth a second look, agreement.",
+    ),
     "simulate": (
         "backend.cli.simulating:simulate",
         "Replay the loop on labelled data: which strategy needs the fewest labels?",

@@ -10,9 +10,9 @@ import typer
 
 from active_learning import queue as queues
 from active_learning import standing
-from active_learning.audits import Audit, audits
+from active_learning.judgements import Judgement, audits
 from active_learning.ledger import TaskStatus
-from backend.cli.common import JsonOption, ProjectOption, find_project, ledger_session, show
+from backend.cli.common import JsonOption, ProjectOption, find_project, ledger_session, show, task_url
 
 
 def queue(
@@ -34,7 +34,7 @@ def queue(
                 "predicted_iou": place.quality,
                 "scene": place.scene,
                 "why": place.why,
-                "open": f"{found.tool_url}/projects/{found.tool_project_id}/data?task={place.task}",
+                "open": task_url(found, place.task),
             }
             for place in queues.upcoming(session, found, view, limit)
         ]
@@ -57,14 +57,14 @@ def audit(
         waiting = standing.counts(session, found)[TaskStatus.AUDIT]
         champion = found.champion.name if found.champion else None
     if worst:
-        done.sort(key=lambda one: one.iou - one.predicted)
+        done.sort(key=lambda one: -one.shortfall)
     if not json_:
         typer.echo(_summary(done, waiting, champion), err=True)
     if done or json_:
         show([asdict(one) for one in done[:limit]], as_json=json_, empty="")
 
 
-def _summary(done: list[Audit], waiting: int, champion: str | None) -> str:
+def _summary(done: list[Judgement], waiting: int, champion: str | None) -> str:
     told = (
         f"{waiting} image{'' if waiting == 1 else 's'} wait{'s' if waiting == 1 else ''} in the Audit view."
     )

@@ -1,0 +1,137 @@
+"""What people made of predicted masks: the audits, labels worth a second look, and how far two people agree.
+
+A label is suspected where the mask that it began with was predicted to be good and the label says otherwise:
+by how much the predicted IoU exceeds the IoU with the label. Either the model or the human is wrong there,
+and where the predicted IoU is calibrated it is often the human (benchmarks/label_noise.py). That mask was
+made before the label was, so no model is asked about what it has learned by heart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import combinations, groupby
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from active_learning.ledger.tables import Label, LabelSource, ModelVersion, Prediction, Project, Task
+from active_learning.living import PEOPLE, current_ids, living
+from model.metrics import iou
+
+SHORTFALL = 0.2  # of the IoU with a label against the predicted one, from which on a second look is asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """One predicted mask beside a human's label.
+
+    Attributes:
+        task: its id in the labeling tool.
+        version: name of the model version whose mask it was.
+        predicted: IoU that was foreseen, by the newest calibration of that version.
+        iou: with the label.
+        annotator: the tool's id of the human.
+        lead_time_s: that the human took, if the tool says so.
+        at: when the label was last changed.
+    """
+
+    task: int
+    version: str
+    predicted: float
+    iou: float
+    annotator: str
+    lead_time_s: float | None
+    at: datetime
+
+    @property
+    def shortfall(self) -> float:
+        """By how much the IoU is lower than predicted."""
+        return self.predicted - self.iou
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """Two people's labels of one image: the annotators' ids and the IoU of what they drew."""
+
+    task: int
+    annotators: tuple[str, str]
+    iou: float
+
+
+def judgements(
+    session: Session, project: Project, sources: Collection[LabelSource] = PEOPLE
+) -> list[Judgement]:
+    """Of the labels that count and came from one of the sources, newest first.
+
+    Images that were labelled without a prefill, such as those of a holdout that was drawn before the first
+    model, are not among them: there was no mask to judge.
+    """
+    rows = session.execute(
+        select(
+            Task.tool_task_id,
+            ModelVersion.name,
+            Prediction.quality,
+            Label.prefill_iou,
+            Label.annotator,
+            Label.lead_time_s,
+            Label.updated_at,
+        )
+        .join(Label, Label.task_id == Task.id)
+        .join(Prediction, Label.prediction_id == Prediction.id)
+        .join(ModelVersion, Prediction.model_version_id == ModelVersion.id)
+        .where(Label.id.in_(current_ids(project.id, sources)), Label.prefill_iou.is_not(None))
+        .order_by(Label.updated_at.desc(), Label.id.desc())
+    )
+    return [
+        Judgement(task, version, predicted, found, annotator, lead_time_s, at)
+        for task, version, predicted, found, annotator, lead_time_s, at in rows
+        if found is not None
+    ]
+
+
+def audits(session: Session, project: Project) -> list[Judgement]:
+    """The audits that count, newest first: labels that a random draw asked for."""
+    return judgements(session, project, (LabelSource.AUDIT,))
+
+
+def suspects(session: Session, project: Project, least: float = SHORTFALL) -> list[Judgement]:
+    """Labels worth a second look, those that fall shortest of what was predicted first.
+
+    Args:
+        session: any.
+        project: the project.
+        least: smallest shortfall, in [0, 1].
+    """
+    found = [one for one in judgements(session, project) if one.shortfall >= least]
+    return sorted(found, key=lambda one: -one.shortfall)
+
+
+def agreements(session: Session, project: Project) -> list[Agreement]:
+    """Every two people's labels of one image, lowest IoU first; of each person the latest that counts."""
+    said = living(project.id)
+    people = (
+        select(said.c.task_id, Label.annotator)
+        .join(Label, Label.id == said.c.id)
+        .where(said.c.source.in_(PEOPLE), said.c.cancelled.is_(False))
+    ).subquery()
+    several = (
+        select(people.c.task_id)
+        .group_by(people.c.task_id)
+        .having(func.count(people.c.annotator.distinct()) > 1)
+    )
+    rows = session.execute(
+        select(Task.tool_task_id, Label.annotator, Label.masks)
+        .join(said, said.c.id == Label.id)
+        .join(Task, Task.id == Label.task_id)
+        .where(said.c.task_id.in_(several), said.c.source.in_(PEOPLE), said.c.cancelled.is_(False))
+        .order_by(Task.tool_task_id, Label.updated_at, Label.id)
+    ).all()
+    found = []
+    for task, labels in groupby(rows, key=lambda row: row[0]):
+        drawn = {annotator: masks for _, annotator, masks in labels if masks is not None}
+        for (one, first), (other, second) in combinations(sorted(drawn.items()), 2):
+            if first.shape == second.shape:
+                found.append(Agreement(task, (one, other), iou(first, second)))
+    return sorted(found, key=lambda pair: pair.iou)
