@@ -154,7 +154,7 @@ def _told(answer: Guarantee, asked: Promise, version: str | None, tried: risk.Wh
             f"{audits}. It can be kept from predicted IoU {answer.threshold:.3f} on: {answer.reached} "
             f"audited masks reach that, {answer.failures} of them bad, so of all accepted ones at most "
             f"{answer.risk_bound:.1%} are likely to be.",
-            f"That would accept {tried.accepted} of the images that wait now.",
+            f"That would accept {tried.accepted} of the images that wait now{_saved(tried)}.",
         ]
     lines = [f"{audits}. It cannot be kept yet, so nothing would be accepted."]
     if answer.more is not None:
@@ -173,6 +173,15 @@ def _told(answer: Guarantee, asked: Promise, version: str | None, tried: risk.Wh
             f"of {answer.best_risk:.2f}."
         )
     return lines
+
+
+def _saved(tried: risk.WhatIf) -> str:
+    if not tried.saved_hours:
+        return ""
+    return (
+        f", and save about {tried.saved_hours:.1f} hours of people's work; the others would take "
+        f"{tried.hours:.1f}"
+    )
 
 
 def _tell_move(project: Project, change: ThresholdChange) -> None:
@@ -209,5 +218,7 @@ def _what_if_row(session: Session, project: Project, value: float) -> dict[str, 
         "failures": tried.failures,
         "risk": tried.realised_risk,
         "risk_bound": tried.risk_bound,
+        "hours": tried.hours,
+        "saved_hours": tried.saved_hours,
         "note": tried.warning,
     }

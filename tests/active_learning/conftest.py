@@ -249,6 +249,7 @@ class Loop:
         annotation: int | None = None,
         machine: bool = False,
         later_s: float = 1.0,
+        took_s: float | None = None,
     ) -> int:
         """Record an annotation, a person's by default (masks None: the square of `image`); returns its id."""
         if masks is None:
@@ -268,6 +269,7 @@ class Loop:
                 machine=machine,
                 cancelled=False,
                 updated_at=datetime.now(UTC) + timedelta(seconds=later_s + self._revisions),
+                lead_time_s=took_s,
             )
             labels.record(session, session.get_one(Project, self.project_id), said)
         return annotation

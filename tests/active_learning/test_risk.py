@@ -110,6 +110,20 @@ def test_what_if_reads_the_risk_off_the_audits(loop):
     assert "0.650" in ask(loop, 0.3).warning
 
 
+def test_hours_are_those_that_labels_took_so_far(loop):
+    version = loop.promote()
+    predict(loop, version, [0.95, 0.95, 0.95, 0.5])
+    assert (ask(loop, 0.9).hours, ask(loop, 0.9).saved_hours) == (None, None)
+    # a label that was accepted or imported took no time, and one was left open over night
+    for task, seconds in zip(loop.add(*"abcde"), (None, 0.0, 90.0, 120.0, 40_000.0), strict=True):
+        loop.label(task, took_s=seconds)
+    loop.label(loop.add("f")[0], machine=True, took_s=1.0)
+    asked = ask(loop, 0.9)
+    assert (asked.review, asked.accepted) == (1, 3)
+    assert asked.hours == pytest.approx(1 * 120 / 3600)
+    assert asked.saved_hours == pytest.approx(3 * 120 / 3600)
+
+
 def test_what_if_refuses_what_is_no_threshold(loop):
     with pytest.raises(ThresholdError):
         ask(loop, 1.2)
