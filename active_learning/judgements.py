@@ -8,10 +8,12 @@ made before the label was, so no model is asked about what it has learned by hea
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import combinations, groupby
+from statistics import fmean, variance
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -20,6 +22,7 @@ from active_learning.ledger.tables import Label, LabelSource, ModelVersion, Pred
 from active_learning.living import PEOPLE, current_ids, living
 from model.metrics import iou
 
+LEAST_BLIND = 5  # audits, of which anchoring is told
 SHORTFALL = 0.2  # of the IoU with a label against the predicted one, from which on a second look is asked for
 
 
@@ -35,6 +38,7 @@ class Judgement:
         annotator: the tool's id of the human.
         lead_time_s: that the human took, if the tool says so.
         at: when the label was last changed.
+        blind: the human did not see the mask.
     """
 
     task: int
@@ -44,11 +48,33 @@ class Judgement:
     annotator: str
     lead_time_s: float | None
     at: datetime
+    blind: bool
 
     @property
     def shortfall(self) -> float:
         """By how much the IoU is lower than predicted."""
         return self.predicted - self.iou
+
+
+@dataclass(frozen=True, slots=True)
+class Anchoring:
+    """How far people are drawn towards a mask that they are shown.
+
+    Both groups of audits were drawn at random from the same masks, so the difference of their mean IoUs is
+    what seeing the mask adds to its agreement with the label. What was predicted of each mask is taken off
+    first: it says which masks are harder, and so leaves less to chance.
+
+    Attributes:
+        blind: audits whose mask was not shown.
+        shown: the others.
+        difference: of the mean IoUs, each less the predicted one: shown ones less blind ones.
+        error: standard error of the difference.
+    """
+
+    blind: int
+    shown: int
+    difference: float
+    error: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +103,7 @@ def judgements(
             Label.annotator,
             Label.lead_time_s,
             Label.updated_at,
+            Label.blind,
         )
         .join(Label, Label.task_id == Task.id)
         .join(Prediction, Label.prediction_id == Prediction.id)
@@ -85,8 +112,8 @@ def judgements(
         .order_by(Label.updated_at.desc(), Label.id.desc())
     )
     return [
-        Judgement(task, version, predicted, found, annotator, lead_time_s, at)
-        for task, version, predicted, found, annotator, lead_time_s, at in rows
+        Judgement(task, version, predicted, found, annotator, lead_time_s, at, blind)
+        for task, version, predicted, found, annotator, lead_time_s, at, blind in rows
         if found is not None
     ]
 
@@ -94,6 +121,16 @@ def judgements(
 def audits(session: Session, project: Project) -> list[Judgement]:
     """The audits that count, newest first: labels that a random draw asked for."""
     return judgements(session, project, (LabelSource.AUDIT,))
+
+
+def anchoring(done: Sequence[Judgement]) -> Anchoring | None:
+    """Of audits; None with fewer than `LEAST_BLIND` of either group."""
+    groups = [[-one.shortfall for one in done if one.blind is blind] for blind in (True, False)]
+    blind, shown = groups
+    if min(len(blind), len(shown)) < LEAST_BLIND:
+        return None
+    error = math.sqrt(sum(variance(group) / len(group) for group in groups))
+    return Anchoring(len(blind), len(shown), fmean(shown) - fmean(blind), error)
 
 
 def suspects(session: Session, project: Project, least: float = SHORTFALL) -> list[Judgement]:

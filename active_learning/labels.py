@@ -31,6 +31,7 @@ from active_learning.ledger.tables import (
 from active_learning.ledger.types import hash_masks
 from active_learning.living import PEOPLE, current_label, current_labels, labels_since, living
 from active_learning.ports import ToolAnnotation
+from active_learning.routing import is_blind
 from model.errors import ELNetError
 from model.metrics import iou
 
@@ -93,18 +94,20 @@ def record(session: Session, project: Project, annotation: ToolAnnotation) -> La
     prefill = _prefill(session, project, task, annotation)
     if masks is not None and not masks.any():
         masks = _sized(masks, task, prefill)
+    source = _source(session, task, annotation)
     label = Label(
         project_id=project.id,
         task_id=task.id,
         tool_annotation_id=annotation.id,
         revision=revision,
-        source=_source(session, task, annotation),
+        source=source,
         annotator=annotation.annotator,
         cancelled=annotation.cancelled,
         masks=masks,
         soft_edges=annotation.soft_edges,
         prediction_id=prefill.id if prefill else None,
         prefill_iou=None if annotation.machine else _agreement(masks, prefill),
+        blind=_is_blind(project, task, source, prefill),
         lead_time_s=annotation.lead_time_s,
         updated_at=annotation.updated_at,
     )
@@ -190,6 +193,13 @@ def _source(session: Session, task: Task, annotation: ToolAnnotation) -> LabelSo
         .limit(1)
     )
     return LabelSource.AUDIT if session.scalar(then) is TaskStatus.AUDIT else LabelSource.HUMAN
+
+
+def _is_blind(project: Project, task: Task, source: LabelSource, prefill: Prediction | None) -> bool:
+    """Whether the mask was hidden that the label is compared with."""
+    if source is not LabelSource.AUDIT or prefill is None:
+        return False
+    return is_blind(project, prefill.model_version.name, task.id, holdout=task.holdout)
 
 
 def _prefill(session: Session, project: Project, task: Task, annotation: ToolAnnotation) -> Prediction | None:

@@ -1,6 +1,7 @@
 """What the labeling tool does not know yet: each task beside what the tool last confirmed of it.
 
 Keys of `Task.pushed`: `status`, `quality`, `priority` (its placement), `model_version` (of its prefill),
+`blind` (the prefill was sent without its mask),
 `accepting` (the prediction that was sent to be accepted), `accepted` (the one that was confirmed) and
 `annotation` (the tool's id of it).
 """
@@ -14,6 +15,7 @@ from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
 from active_learning.ledger import Label, LabelSource, Prediction, Project, Task, TaskStatus, Tombstone
+from active_learning.routing import is_blind
 
 QUALITY_STEP = 0.005  # smaller moves are not worth a call of the tool each
 PRIORITY_STEP = 0.02
@@ -29,6 +31,7 @@ class Row(NamedTuple):
     quality: float | None
     priority: float | None
     pushed: dict[str, Any]
+    holdout: bool
     prediction_id: int | None
     tool_prediction_id: int | None
 
@@ -36,7 +39,7 @@ class Row(NamedTuple):
 def plan(session: Session, project: Project, ids: Sequence[int] | None = None) -> list[Row]:
     """The project's tasks that the tool still has, the head of the queue first; of `ids`, if given."""
     by_champion = (Prediction.task_id == Task.id) & (Prediction.model_version_id == project.champion_id)
-    place = (Task.id, Task.tool_task_id, Task.status, Task.quality, Task.priority, Task.pushed)
+    place = (Task.id, Task.tool_task_id, Task.status, Task.quality, Task.priority, Task.pushed, Task.holdout)
     query = (
         select(*place, Prediction.id, Prediction.tool_prediction_id)
         .outerjoin(Prediction, by_champion)
@@ -49,12 +52,21 @@ def plan(session: Session, project: Project, ids: Sequence[int] | None = None) -
     return [row._replace(pushed=row.pushed or {}) for row in rows]
 
 
-def lacks_prefill(row: Row, version: str) -> bool:
-    """The tool does not hold the prediction of the champion, whose name is `version`."""
+def lacks_prefill(row: Row, project: Project, version: str) -> bool:
+    """The tool does not hold the prediction of the champion, named `version`, as it is to be shown."""
     if row.status not in SHOWN or row.prediction_id is None:
         return False
     # Its id alone does not tell: once another version was pushed, the tool no longer holds this one.
-    return row.tool_prediction_id is None or row.pushed.get("model_version") != version
+    if row.tool_prediction_id is None or row.pushed.get("model_version") != version:
+        return True
+    return bool(row.pushed.get("blind")) != hides_mask(row, project, version)
+
+
+def hides_mask(row: Row, project: Project, version: str) -> bool:
+    """The prefill is to be shown without its mask."""
+    if row.status is not TaskStatus.AUDIT:
+        return False
+    return is_blind(project, version, row.task_id, holdout=row.holdout)
 
 
 def to_accept(row: Row) -> bool:

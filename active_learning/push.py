@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -87,7 +88,7 @@ class _Pushing:
         """Predictions of the champion that the tool does not hold."""
 
         def lacks(row: Row) -> bool:
-            return pending.lacks_prefill(row, version)
+            return pending.lacks_prefill(row, self._project, version)
 
         if any(map(lacks, rows)):
             # First, so that a crash in between does it again.
@@ -95,13 +96,17 @@ class _Pushing:
         confirmed = told = 0
         for chunk in self._chunks(rows, lacks, CHUNK):
             found = self._predictions(chunk.values())
-            sent = [Prefill(tool_id, p.masks, p.quality, version) for tool_id, p in found.items()]
+            blind = {i for i, row in chunk.items() if pending.hides_mask(row, self._project, version)}
+            sent = [
+                Prefill(i, np.zeros_like(p.masks) if i in blind else p.masks, p.quality, version)
+                for i, p in found.items()
+            ]
             held = self._tool.push_prefills(self._tool_project, self._project.classes, sent)
             with self._writing() as session:
                 for tool_id in held.keys() & chunk.keys():
                     prediction = session.get_one(Prediction, chunk[tool_id].prediction_id)
                     prediction.tool_prediction_id = held[tool_id]
-                    _remember(session, chunk[tool_id], model_version=version)
+                    _remember(session, chunk[tool_id], model_version=version, blind=tool_id in blind or None)
                     confirmed += 1
             told += len(sent)
         return confirmed, told

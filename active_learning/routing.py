@@ -18,6 +18,7 @@ from active_learning.ledger.tables import Prediction, Project, RouteDecision, Ta
 OPEN = (TaskStatus.WAITING, TaskStatus.REVIEW, TaskStatus.ACCEPTED, TaskStatus.AUDIT, TaskStatus.FAILED)
 NO_MODEL = "no model version serves yet"
 FOR_HOLDOUT = "drawn at random for the holdout, which judges every version"
+BLIND = "; blind: its mask is not shown"
 _CHUNK = 500  # tasks in one query or transaction
 
 
@@ -53,6 +54,22 @@ def audit_draw(task_id: int, version: str) -> float:
     It hangs on the task and the model version only: moving the threshold to and fro draws nobody anew.
     """
     return seeded("audit", version, task_id)
+
+
+def is_blind(project: Project, version: str, task_id: int, *, holdout: bool) -> bool:
+    """Whether this version's mask of a task is hidden from whoever audits it.
+
+    A human who begins with a mask is drawn towards it; the share of the audits that are blind
+    (`Project.blind_share`) tells by how much. Like the draw of the audit it hangs on task and version only.
+
+    Args:
+        project: with its shares.
+        version: name of the model version.
+        task_id: in the ledger.
+        holdout: the task was drawn for the holdout, and so is audited in any case.
+    """
+    audited = holdout or audit_draw(task_id, version) < project.audit_share
+    return audited and seeded("blind", version, task_id) < project.blind_share
 
 
 def seeded(*parts: object) -> float:
@@ -198,6 +215,9 @@ def _decision(project: Project, standing: _Standing) -> dict[str, Any] | None:
     else:
         draw = audit_draw(standing.task_id, project.champion.name)
         status, reason = decide(quality, project.accept_threshold, project.audit_share, draw)
+    champion, task_id = project.champion, standing.task_id
+    if status is TaskStatus.AUDIT and champion is not None:
+        reason += BLIND if is_blind(project, champion.name, task_id, holdout=standing.holdout) else ""
     return {
         "prediction_id": standing.prediction_id,
         "status": status,

@@ -27,12 +27,12 @@ def is_settled(session: Session, project: Project) -> bool:
     rows = pending.plan(session, project)
     if any(row.status is TaskStatus.WAITING for row in rows):
         return False
-    version = project.champion.name if project.champion else None
-    return not any(_is_on_its_way(row, version) for row in rows)
+    return not any(_is_on_its_way(row, project) for row in rows)
 
 
-def _is_on_its_way(row: pending.Row, version: str | None) -> bool:
-    shown = version is not None and row.status in pending.SHOWN
-    if shown and (row.prediction_id is None or pending.lacks_prefill(row, version or "")):
-        return True
+def _is_on_its_way(row: pending.Row, project: Project) -> bool:
+    if project.champion is not None and row.status in pending.SHOWN:
+        version = project.champion.name
+        if row.prediction_id is None or pending.lacks_prefill(row, project, version):
+            return True
     return pending.to_accept(row) or pending.to_withdraw(row) or pending.moved(row)

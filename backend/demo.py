@@ -114,6 +114,7 @@ def run_demo(data: Path | None, out: Path, plan: DemoPlan) -> list[CycleReport]:
             loop=LoopSettings(
                 accept_threshold=plan.accept_threshold,
                 audit_share=plan.audit_share,
+                blind_share=0.0,  # an oracle is not drawn towards what it sees
                 labels_per_cycle=per_cycle,
                 label_growth=plan.label_growth,
                 cooldown_s=0,

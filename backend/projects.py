@@ -28,6 +28,8 @@ _TITLE = (3, 50)  # characters that Label Studio takes
 _INSTRUCTION = (
     "<p>Correct the mask that is shown, or draw one: brush and eraser for areas, polygon for straight edges. "
     "Submit an image without a mask if it shows nothing of the classes. Skip it if it cannot be decided.</p>"
+    "<p>Where no mask is shown, draw it: that says nothing of what is there. A part of the audit is so on "
+    "purpose.</p>"
 )
 
 
@@ -165,6 +167,7 @@ def _make(ledger: Ledger, settings: Settings, tool: LabelStudio, name: str, clas
             classes=classes,
             accept_threshold=loop.accept_threshold,
             audit_share=loop.audit_share,
+            blind_share=loop.blind_share,
             holdout_share=loop.holdout_share,
             labels_per_cycle=loop.labels_per_cycle,
             label_growth=loop.label_growth,

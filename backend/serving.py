@@ -8,12 +8,14 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from sqlalchemy import select
 
 from active_learning.ledger import Ledger, ModelState, ModelVersion, Prediction, Project, Task
 from active_learning.ledger.failures import LedgerError
 from active_learning.ports import ImageSource, ToolTask
 from active_learning.prefill import MaskPredictor, predict_tasks
+from active_learning.routing import is_blind
 from active_learning.tasks import add_tasks
 from backend.events import EventError, decode_task
 from backend.label_config import LabelConfig, LabelConfigError, parse_label_config
@@ -126,8 +128,10 @@ class Serving:
             prediction = found.get(row_id)
             if prediction is None:
                 yield empty(reason or failures.get(row_id) or "the task is gone, or has no image")
-            else:
-                yield _result(prediction, project.classes, config)
+                continue
+            version, holdout = prediction.model_version.name, rows[task.id].holdout
+            blind = is_blind(project, version, row_id, holdout=holdout)
+            yield _result(prediction, project.classes, config, blind=blind)
 
     def _rows(self, project: Project, tasks: Sequence[ToolTask]) -> dict[int, Task]:
         """The tool's id -> row; a task whose webhook has not come yet is added."""
@@ -219,9 +223,10 @@ def _decoded(task: Any, image_field: str) -> ToolTask | str:
         return str(error)
 
 
-def _result(prediction: Prediction, classes: Sequence[str], config: LabelConfig) -> Result:
+def _result(prediction: Prediction, classes: Sequence[str], config: LabelConfig, *, blind: bool) -> Result:
+    masks = np.zeros_like(prediction.masks) if blind else prediction.masks
     try:
-        regions = masks_to_regions(prediction.masks, classes, config.control, prediction.quality)
+        regions = masks_to_regions(masks, classes, config.control, prediction.quality)
     except RegionError as error:
         return empty(str(error))
     return {

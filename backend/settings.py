@@ -75,6 +75,7 @@ class LoopSettings(_Section):
 
     accept_threshold: Share | None = 0.9  # None (in the environment: none): nothing is accepted
     audit_share: Share = 0.1
+    blind_share: Share = 0.2  # of the audits
     holdout_share: Annotated[float, Field(gt=0, lt=1)] = 0.25
     labels_per_cycle: int = Field(default=50, ge=1)
     label_growth: float = Field(default=0.2, ge=0)  # or this share of the labels that there are

@@ -155,6 +155,7 @@ class Project(Base):
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
     label_growth: Mapped[float] = mapped_column(default=0.0, server_default="0")  # see triggers.wanted
     promise: Mapped[dict[str, Any] | None]  # fields of guarantee.Promise: sets the threshold by itself
+    blind_share: Mapped[float] = mapped_column(default=0.0, server_default="0")  # see routing.is_blind
 
     champion: Mapped[ModelVersion | None] = relationship(foreign_keys=[champion_id], post_update=True)
 
@@ -315,6 +316,7 @@ class Label(Base):
     updated_at: Mapped[datetime]  # the tool's clock: the latest revision is the one that counts
     received_at: Mapped[datetime] = mapped_column(default=utc_now)
     masks: Mapped[NDArray[np.bool_] | None] = mapped_column(MaskType)
+    blind: Mapped[bool] = mapped_column(default=False, server_default=false())  # the prefill was not shown
 
     task: Mapped[Task] = relationship()
 

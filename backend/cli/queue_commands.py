@@ -10,7 +10,7 @@ import typer
 
 from active_learning import queue as queues
 from active_learning import standing
-from active_learning.judgements import Judgement, audits
+from active_learning.judgements import Judgement, anchoring, audits
 from active_learning.ledger import TaskStatus
 from backend.cli.common import JsonOption, ProjectOption, find_project, ledger_session, show, task_url
 
@@ -75,5 +75,16 @@ def _summary(done: list[Judgement], waiting: int, champion: str | None) -> str:
     return (
         f"{len(done)} masks were audited, {own} of them of {champion or 'the version that serves'}: mean IoU "
         f"{fmean(one.iou for one in done):.3f}, predicted {fmean(one.predicted for one in done):.3f}, off by "
-        f"{error:.3f} on the average. {told}"
+        f"{error:.3f} on the average. {_anchoring(done)}{told}"
+    )
+
+
+def _anchoring(done: list[Judgement]) -> str:
+    found = anchoring(done)
+    if found is None:
+        return ""
+    doubt = "" if abs(found.difference) > 2 * found.error else ", which may be chance"
+    return (
+        f"{found.blind} of them were blind: where people saw the mask, its IoU with their label is "
+        f"{found.difference:+.3f} higher (standard error {found.error:.3f}){doubt}. "
     )

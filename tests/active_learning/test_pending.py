@@ -16,6 +16,7 @@ def row(status: TaskStatus = TaskStatus.REVIEW, pushed: dict[str, Any] | None = 
         "tool_task_id": 101,
         "quality": 0.5,
         "priority": 0.5,
+        "holdout": False,
         "prediction_id": 9,
         "tool_prediction_id": 1009,
     }
@@ -37,7 +38,17 @@ def row(status: TaskStatus = TaskStatus.REVIEW, pushed: dict[str, Any] | None = 
     ],
 )
 def test_which_tasks_lack_a_prefill(standing, lacks):
-    assert pending.lacks_prefill(standing, "v1") is lacks
+    project = Project(audit_share=0.1, blind_share=0.0)
+    assert pending.lacks_prefill(standing, project, "v1") is lacks
+
+
+def test_a_prefill_is_sent_again_when_its_mask_is_to_be_hidden_or_shown():
+    project = Project(audit_share=1.0, blind_share=1.0)
+    held, hidden = {"model_version": "v1"}, {"model_version": "v1", "blind": True}
+    assert pending.lacks_prefill(row(TaskStatus.AUDIT, held), project, "v1")
+    assert not pending.lacks_prefill(row(TaskStatus.AUDIT, hidden), project, "v1")
+    assert pending.lacks_prefill(row(TaskStatus.REVIEW, hidden), project, "v1")
+    assert not pending.lacks_prefill(row(TaskStatus.REVIEW, held), project, "v1")
 
 
 @pytest.mark.parametrize(

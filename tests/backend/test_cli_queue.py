@@ -146,7 +146,7 @@ def test_audits_are_shown_newest_or_worst_first(elnet: Elnet) -> None:
         (11, "elnet-1", 0.6, 0.7),
         (10, "elnet-0", 0.9, 0.5),
     ]
-    assert (rows[0]["annotator"], rows[0]["lead_time_s"]) == ("3", 12.5)
+    assert (rows[0]["annotator"], rows[0]["lead_time_s"], rows[0]["blind"]) == ("3", 12.5, False)
     assert [row["task"] for row in elnet("audit", "--worst", "-n", 1, "--json").json()] == [10]
     answer = elnet("audit")
     assert answer.err == (
@@ -154,6 +154,37 @@ def test_audits_are_shown_newest_or_worst_first(elnet: Elnet) -> None:
         "average. 1 image waits in the Audit view.\n"
     )
     assert "elnet-0" in answer.out
+
+
+@pytest.mark.usefixtures("audited")
+def test_how_far_masks_draw_people_is_told_once_some_audits_were_blind(elnet: Elnet, ledger: Ledger) -> None:
+    masks = np.ones((1, 4, 4), np.bool_)
+    with ledger.session() as session:
+        project = session.get_one(Project, 1)
+        version = session.get_one(Prediction, 1).model_version_id
+        for number in range(12):
+            blind = number % 2 == 0
+            task = Task(
+                project_id=1, tool_task_id=50 + number, image_uri="i", scene=f"b{number}",
+                status=TaskStatus.DONE,
+            )  # fmt: skip
+            session.add(task)
+            session.flush()
+            prediction = Prediction(
+                task_id=task.id, model_version_id=version, score=0.7, quality=0.7, signals={}, masks=masks
+            )
+            session.add(prediction)
+            session.flush()
+            session.add(
+                Label(
+                    project_id=project.id, task_id=task.id, tool_annotation_id=500 + number, revision="r",
+                    source=LabelSource.AUDIT, annotator="3", prediction_id=prediction.id, blind=blind,
+                    prefill_iou=0.5 if blind else 0.8, updated_at=utc_now(), masks=masks,
+                )
+            )  # fmt: skip
+    told = elnet("audit").err
+    assert "6 of them were blind: where people saw the mask, its IoU with their label is +0." in told
+    assert sum(row["blind"] for row in elnet("audit", "-n", 50, "--json").json()) == 6
 
 
 def test_before_the_first_audit_it_says_so(own_settings: Path, elnet: Elnet, ledger: Ledger) -> None:

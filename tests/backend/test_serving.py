@@ -53,6 +53,18 @@ def test_what_was_computed_once_is_served_from_the_ledger(site, serving, payload
     assert {row.status for row in rows(site).values()} != {TaskStatus.WAITING}  # they are routed too
 
 
+def test_a_blind_audit_is_served_without_its_mask(site, serving, payloads):
+    with site.ledger.session() as session:
+        project = session.scalars(select(Project)).one()
+        project.audit_share = project.blind_share = 1.0
+    (result,) = serving([payloads.task(1)])
+    assert result["result"] == []
+    assert result["model_version"]
+    assert "error" not in result
+    with site.ledger.session(write=False) as session:
+        assert session.scalars(select(Prediction)).one().masks.any()
+
+
 def test_a_broken_image_or_task_spoils_only_itself(site, serving, payloads):
     site.images.broken[payloads.task(2)["data"]["image"]] = ImageUnavailableError("s2.png is gone; import it")
     tasks = [payloads.task(1), payloads.task(2), 5, {"id": 4}, {"data": {"image": "x"}}, payloads.task(3)]
