@@ -94,9 +94,15 @@ def history(session: Session, project: Project) -> list[ThresholdChange]:
     return list(session.scalars(_changes(project)))
 
 
+def last_change(session: Session, project: Project) -> ThresholdChange | None:
+    """The newest change of the project's threshold."""
+    found: ThresholdChange | None = session.scalar(_changes(project).limit(1))
+    return found
+
+
 def switched_off(session: Session, project: Project) -> str | None:
     """Why the loop itself has stopped accepting, until a lead decides; None if it has not."""
-    last = _last_change(session, project)
+    last = last_change(session, project)
     stopped = last is not None and last.who == LOOP and last.to_value is None and last.promise is None
     return last.why if stopped and last is not None else None
 
@@ -201,7 +207,7 @@ def watched(session: Session, project: Project) -> Watch | None:
     promised = standing(project)
     if promised is None or project.accept_threshold is None:
         return None
-    last = _last_change(session, project)
+    last = last_change(session, project)
     if last is None:
         return None
     rows = session.execute(
@@ -249,11 +255,6 @@ def watch(session: Session, project: Project) -> ThresholdChange | None:
 def _changes(project: Project) -> Select[Any]:
     mine = select(ThresholdChange).where(ThresholdChange.project_id == project.id)
     return mine.order_by(ThresholdChange.id.desc())
-
-
-def _last_change(session: Session, project: Project) -> ThresholdChange | None:
-    found: ThresholdChange | None = session.scalar(_changes(project).limit(1))
-    return found
 
 
 def _shown(value: float | None) -> str:

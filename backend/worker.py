@@ -19,7 +19,7 @@ from typing import Self
 
 from sqlalchemy import select
 
-from active_learning import prefill, thresholds, triggers
+from active_learning import drift, prefill, thresholds, triggers
 from active_learning.context import CycleContext, Interrupted, interruptible
 from active_learning.jobs import CycleJobs
 from active_learning.ledger import Ledger, Project
@@ -69,6 +69,7 @@ class Worker:
         self._tool_is_down = False
         self._reconciled: dict[int, float] = {}  # project id -> time.monotonic()
         self._pushed: defaultdict[int, float] = defaultdict(float)
+        self._looked: set[int] = set()  # projects without new predictions since drift was looked for
         self._held = ExitStack()
 
     def __enter__(self) -> Self:
@@ -126,6 +127,10 @@ class Worker:
             push = partial(self._push, project.id, busy=predicted > 0)
             done += predicted + self._attempt(f"push of {project.name}", push, needs_tool=True)
             done += self._attempt(f"promise of {project.name}", partial(self._watch, project.id))
+            if predicted:
+                self._looked.discard(project.id)
+            elif project.id not in self._looked:
+                done += self._attempt(f"drift of {project.name}", partial(self._look_for_drift, project.id))
             done += self._attempt(f"trigger of {project.name}", partial(self._trigger, project.id))
         self._context.predictors.keep([p.champion_id for p in projects if p.champion_id is not None])
         return done
@@ -185,6 +190,19 @@ class Worker:
             return 0
         with self._ledger.session() as session:
             change = thresholds.watch(session, session.get_one(Project, project_id))
+            if change is not None:
+                log.warning("auto-accept of project %d is off: %s", project_id, change.why)
+        return 1
+
+    def _look_for_drift(self, project_id: int) -> int:
+        """Switch auto-accept off when the imagery has drifted; once after each import."""
+        with self._ledger.session(write=False) as session:
+            found = drift.drift(session, session.get_one(Project, project_id))
+        self._looked.add(project_id)
+        if found is None or not found.alarming:
+            return 0
+        with self._ledger.session() as session:
+            change = drift.watch(session, session.get_one(Project, project_id))
             if change is not None:
                 log.warning("auto-accept of project %d is off: %s", project_id, change.why)
         return 1
