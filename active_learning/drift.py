@@ -65,8 +65,8 @@ class Drift:
     def __str__(self) -> str:
         """For a lead."""
         return (
-            f"of the images accepted since, {self.strange:.0%} are as unlike the {self.audited} audited "
-            f"scenes as only {USUAL:.0%} of those are unlike each other"
+            f"of the images accepted since the threshold last moved, {self.strange:.0%} are as unlike the "
+            f"{self.audited} audited scenes as only {USUAL:.0%} of those are unlike each other"
         )
 
 
@@ -100,9 +100,10 @@ def compare(
 
 
 def drift(session: Session, project: Project) -> Drift | None:
-    """Look at what was accepted since the threshold's last move.
+    """Look at what was accepted since the threshold's last move, beside audited images that reach it as well.
 
-    Both sides are embeddings by the champion, since adapters change them: after a promotion nothing can be
+    Only those: what is accepted is never a random draw of all images, but beside its like it is one. Both
+    sides are embeddings by the champion, since adapters change them: after a promotion nothing can be
     said until some of its own masks were audited. What had been accepted when a lead last decided was known
     to the lead.
 
@@ -121,7 +122,8 @@ def drift(session: Session, project: Project) -> Drift | None:
         .limit(LOOK)
     )
     audits = select(Label.prediction_id).where(Label.id.in_(current_ids(project.id, (LabelSource.AUDIT,))))
-    known = _finite(session, of_champion.where(Prediction.id.in_(audits)))
+    reaches = Prediction.quality >= project.accept_threshold
+    known = _finite(session, of_champion.where(Prediction.id.in_(audits), reaches))
     accepted = of_champion.where(Task.status == TaskStatus.ACCEPTED)
     if last is not None:
         accepted = accepted.where(Prediction.created_at > last.at)

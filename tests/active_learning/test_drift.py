@@ -59,8 +59,8 @@ def test_too_few_scenes_tell_nothing() -> None:
     assert compare(many, names(40, "a", 4), few, names(40, "b")) is None
 
 
-def predict(loop: Any, version: int, embeddings: NDArray[np.float32]) -> list[int]:
-    """Images that reach every threshold, with these embeddings, routed."""
+def predict(loop: Any, version: int, embeddings: NDArray[np.float32], quality: float = 0.95) -> list[int]:
+    """Images with these embeddings, predicted and routed; they reach the threshold of 0.9."""
     ids: list[int] = loop.add(*["x"] * len(embeddings))
     masks = np.zeros((1, SIDE, SIDE), np.bool_)
     masks[:, 8:24, 8:24] = True
@@ -71,8 +71,8 @@ def predict(loop: Any, version: int, embeddings: NDArray[np.float32]) -> list[in
                     task_id=task_id,
                     model_version_id=version,
                     masks=masks,
-                    score=0.95,
-                    quality=0.95,
+                    score=quality,
+                    quality=quality,
                     signals={"usable": True, "classes": []},
                     embedding=embedding,
                 )
@@ -115,6 +115,25 @@ def test_accepting_stops_when_the_imagery_drifts_and_a_lead_brings_it_back(loop:
     assert look(loop) is None  # the lead knew these
     predict(loop, audited, cloud(30, 4, shift=8))
     assert look(loop) is not None  # and not those
+
+
+@pytest.mark.parametrize("easy", [LEAST_AUDITED - 1, 30])
+def test_audited_images_that_would_not_be_accepted_say_nothing(loop: Any, easy: int) -> None:
+    """What is accepted is unlike the rest by its nature: that is no drift."""
+    version = loop.promote("elnet-0001")
+    loop.configure(audit_share=1.0)
+    audited = predict(loop, version, cloud(60, 1), quality=0.4) + predict(loop, version, cloud(easy, 2, 8))
+    for task in audited:
+        loop.label(task)
+    loop.configure(audit_share=0.0)
+    predict(loop, version, cloud(30, 3, 8))
+    with loop.ledger.session(write=False) as session:
+        found = drift.drift(session, session.get_one(Project, loop.project_id))
+    if easy < LEAST_AUDITED:
+        assert found is None
+    else:
+        assert found is not None
+        assert (found.audited, found.alarming) == (easy, False)
 
 
 def test_what_another_version_saw_is_not_compared(loop: Any, audited: int) -> None:
