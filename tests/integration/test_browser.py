@@ -52,6 +52,20 @@ def project(site: Any, draw: Any, tmp_path: Path) -> Project:
     return made
 
 
+@pytest.fixture
+def unseen(site: Any, draw: Any, tmp_path: Path) -> Project:
+    """Two images whose mask is known to the ledger, and hidden from those who audit them."""
+    draw(tmp_path / "images", 2, SIDE)
+    made = create(site.ledger, site.stack.settings, site.tool, "unseen", ["oil"], tmp_path / "images")
+    with site.ledger.session() as session:
+        row = session.get_one(Project, made.id)
+        row.audit_share = row.blind_share = 1.0
+    site.settle(made)
+    _promote(site.ledger, made, tmp_path / VERSION)
+    site.settle(made)
+    return made
+
+
 def known_mask() -> NDArray[np.bool_]:
     """(1, SIDE, SIDE): a large L, which nothing in the images resembles."""
     mask = np.zeros((1, SIDE, SIDE), np.bool_)
@@ -164,6 +178,50 @@ def test_an_annotator_sees_the_mask_and_corrects_it(site, project, page, tmp_pat
     page.screenshot(path=tmp_path / "2-prefilled.png")
 
     region.click()
+    _stroke(page)
+    page.screenshot(path=tmp_path / "3-stroke.png")
+    annotation = _submit(page)
+    page.screenshot(path=tmp_path / "4-submitted.png")
+    assert page.refused == []  # Label Studio needs nothing from outside
+
+    label, prediction, status = site.until("the label", lambda: site.ask(_what_came(annotation["id"])))
+    assert annotation["task"] == prediction.task.tool_task_id
+    assert label.source is LabelSource.HUMAN
+    assert label.soft_edges  # strokes are anti-aliased
+    assert label.prediction_id == prediction.id
+    drawn = label.masks[0] & ~mask
+    assert drawn[8:36, 42:60].sum() == drawn.sum() > 10  # the stroke, where it was drawn
+    assert (label.masks[0] & mask).sum() == mask.sum()  # and of the prefill nothing is lost
+    assert label.prefill_iou == pytest.approx(iou(known_mask(), label.masks))
+    assert label.prefill_iou < 1
+    assert status is TaskStatus.DONE
+
+
+def test_an_annotator_of_a_blind_audit_sees_no_mask(site, unseen, page, tmp_path):
+    _sign_in(page, site)
+    page.goto(f"{site.tool.url}/projects/{unseen.tool_project_id}/data", wait_until="domcontentloaded")
+    page.get_by_text("Audit", exact=True).click()
+    rows = page.locator("[class*=table__row-wrapper]")
+    playwright.expect(rows).to_have_count(2, timeout=WAIT_MS)
+    rows.first.click()
+    page.locator(".lsf-label", has_text="oil").first.click()  # nothing is drawn, so nothing is selected
+    assert page.locator(".lsf-outliner-item").count() == 0
+    page.screenshot(path=tmp_path / "1-blind.png")
+    assert not _pink(page).any()
+
+    _stroke(page)
+    page.screenshot(path=tmp_path / "2-stroke.png")
+    annotation = _submit(page)
+    label, prediction, status = site.until("the label", lambda: site.ask(_what_came(annotation["id"])))
+    assert (label.source, status) == (LabelSource.AUDIT, TaskStatus.DONE)
+    assert label.blind
+    assert label.prediction_id == prediction.id
+    assert (label.masks[0] & ~known_mask()[0]).sum() == label.masks.sum() > 10  # the stroke alone
+    assert label.prefill_iou == 0  # compared with what was not shown
+
+
+def _stroke(page: Any) -> None:
+    """Draw with the brush, beside the known mask."""
     page.get_by_label("brush-tool").click()
     box = page.locator("img[alt=image]").bounding_box()
 
@@ -176,27 +234,17 @@ def test_an_annotator_sees_the_mask_and_corrects_it(site, project, page, tmp_pat
     page.mouse.move(*at(56, 34), steps=8)
     page.mouse.up()
     _until(page, "the stroke on the screen", lambda: _pink(page)[8:36, 42:60].sum() > 10)
-    page.screenshot(path=tmp_path / "3-stroke.png")
+
+
+def _submit(page: Any) -> dict[str, Any]:
+    """Submit, and return the annotation as Label Studio answers."""
     with page.expect_response(_is_submission) as answered:
         page.locator("button", has_text="Submit").click()
     submitted = answered.value
     assert submitted.status == 201
     playwright.expect(page.locator("button", has_text="Update")).to_be_visible(timeout=WAIT_MS)
-    page.screenshot(path=tmp_path / "4-submitted.png")
-    assert page.refused == []  # Label Studio needs nothing from outside
-
-    annotation = submitted.json()
-    label, prediction, status = site.until("the label", lambda: site.ask(_what_came(annotation["id"])))
-    assert annotation["task"] == prediction.task.tool_task_id
-    assert label.source is LabelSource.HUMAN
-    assert label.soft_edges  # strokes are anti-aliased
-    assert label.prediction_id == prediction.id
-    drawn = label.masks[0] & ~mask
-    assert drawn[8:36, 42:60].sum() == drawn.sum() > 10  # the stroke, where it was drawn
-    assert (label.masks[0] & mask).sum() == mask.sum()  # and of the prefill nothing is lost
-    assert label.prefill_iou == pytest.approx(iou(known_mask(), label.masks))
-    assert label.prefill_iou < 1
-    assert status is TaskStatus.DONE
+    annotation: dict[str, Any] = submitted.json()
+    return annotation
 
 
 def _is_submission(response: Any) -> bool:
