@@ -148,21 +148,18 @@ def suspects(session: Session, project: Project, least: float = SHORTFALL) -> li
 def agreements(session: Session, project: Project) -> list[Agreement]:
     """Every two people's labels of one image, lowest IoU first; of each person the latest that counts."""
     said = living(project.id)
-    people = (
-        select(said.c.task_id, Label.annotator)
-        .join(Label, Label.id == said.c.id)
-        .where(said.c.source.in_(PEOPLE), said.c.cancelled.is_(False))
-    ).subquery()
+    counts = (said.c.id == Label.id) & said.c.source.in_(PEOPLE) & said.c.cancelled.is_(False)
     several = (
-        select(people.c.task_id)
-        .group_by(people.c.task_id)
-        .having(func.count(people.c.annotator.distinct()) > 1)
+        select(Label.task_id)
+        .join(said, counts)
+        .group_by(Label.task_id)
+        .having(func.count(Label.annotator.distinct()) > 1)
     )
     rows = session.execute(
         select(Task.tool_task_id, Label.annotator, Label.masks)
-        .join(said, said.c.id == Label.id)
+        .join(said, counts)
         .join(Task, Task.id == Label.task_id)
-        .where(said.c.task_id.in_(several), said.c.source.in_(PEOPLE), said.c.cancelled.is_(False))
+        .where(Label.task_id.in_(several))
         .order_by(Task.tool_task_id, Label.updated_at, Label.id)
     ).all()
     found = []

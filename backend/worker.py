@@ -18,11 +18,12 @@ from types import FrameType
 from typing import Self
 
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from active_learning import drift, prefill, thresholds, triggers
 from active_learning.context import CycleContext, Interrupted, interruptible
 from active_learning.jobs import CycleJobs
-from active_learning.ledger import Ledger, Project
+from active_learning.ledger import Ledger, Project, ThresholdChange
 from active_learning.ledger.types import utc_now
 from active_learning.ports import ImageSource, LabelingTool, ToolUnavailableError
 from active_learning.predictors import PredictorPool
@@ -186,23 +187,21 @@ class Worker:
         """Switch auto-accept off when audits contradict the project's promise."""
         with self._ledger.session(write=False) as session:
             seen = thresholds.watched(session, session.get_one(Project, project_id))
-        if seen is None or not seen.broken:
-            return 0
-        with self._ledger.session() as session:
-            change = thresholds.watch(session, session.get_one(Project, project_id))
-            if change is not None:
-                log.warning("auto-accept of project %d is off: %s", project_id, change.why)
-        return 1
+        return 0 if seen is None or not seen.broken else self._switch_off(project_id, thresholds.watch)
 
     def _look_for_drift(self, project_id: int) -> int:
         """Switch auto-accept off when the imagery has drifted; once after each import."""
         with self._ledger.session(write=False) as session:
             found = drift.drift(session, session.get_one(Project, project_id))
         self._looked.add(project_id)
-        if found is None or not found.alarming:
-            return 0
+        return 0 if found is None or not found.alarming else self._switch_off(project_id, drift.watch)
+
+    def _switch_off(
+        self, project_id: int, watch: Callable[[Session, Project], ThresholdChange | None]
+    ) -> int:
+        """Let a watch act on the alarm that it gave to a session that only reads."""
         with self._ledger.session() as session:
-            change = drift.watch(session, session.get_one(Project, project_id))
+            change = watch(session, session.get_one(Project, project_id))
             if change is not None:
                 log.warning("auto-accept of project %d is off: %s", project_id, change.why)
         return 1
