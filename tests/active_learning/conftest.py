@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from sqlalchemy import select
 
-from active_learning import labels, registry
+from active_learning import labels, registry, routing
 from active_learning.ledger import Label, Ledger, ModelVersion, Prediction, Project, RouteDecision, Task
 from active_learning.ports import (
     Acceptance,
@@ -273,6 +273,36 @@ class Loop:
             )
             labels.record(session, session.get_one(Project, self.project_id), said)
         return annotation
+
+    def routed(
+        self,
+        version: int,
+        qualities: Sequence[float],
+        *,
+        masks: NDArray[np.bool_] | None = None,
+        signals: dict[str, Any] | None = None,
+        embeddings: Any = None,
+    ) -> list[int]:
+        """New tasks whose predictions by the version say so (masks None: empty ones), routed; their ids."""
+        ids = self.add(*["x"] * len(qualities))
+        if masks is None:
+            masks = np.zeros((1, SIDE, SIDE), np.bool_)
+        with self.ledger.session() as session:
+            for i, (task_id, quality) in enumerate(zip(ids, qualities, strict=True)):
+                session.add(
+                    Prediction(
+                        task_id=task_id,
+                        model_version_id=version,
+                        masks=masks,
+                        score=quality,
+                        quality=quality,
+                        signals=signals or {"usable": True, "classes": []},
+                        embedding=None if embeddings is None else np.asarray(embeddings[i], np.float32),
+                    )
+                )
+            session.flush()
+            routing.route(session, session.get_one(Project, self.project_id))
+        return ids
 
     def bury(self, annotation: int) -> None:
         with self.ledger.session() as session:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from active_learning import drift, routing, thresholds
+from active_learning import drift, thresholds
 from active_learning.drift import LEAST_ACCEPTED, LEAST_AUDITED, USUAL, compare
-from active_learning.ledger import Prediction, Project, TaskStatus
+from active_learning.ledger import Project, TaskStatus
 
 SIDE = 32
 
@@ -61,24 +61,9 @@ def test_too_few_scenes_tell_nothing() -> None:
 
 def predict(loop: Any, version: int, embeddings: NDArray[np.float32], quality: float = 0.95) -> list[int]:
     """Images with these embeddings, predicted and routed; they reach the threshold of 0.9."""
-    ids: list[int] = loop.add(*["x"] * len(embeddings))
     masks = np.zeros((1, SIDE, SIDE), np.bool_)
     masks[:, 8:24, 8:24] = True
-    with loop.ledger.session() as session:
-        for task_id, embedding in zip(ids, embeddings, strict=True):
-            session.add(
-                Prediction(
-                    task_id=task_id,
-                    model_version_id=version,
-                    masks=masks,
-                    score=quality,
-                    quality=quality,
-                    signals={"usable": True, "classes": []},
-                    embedding=embedding,
-                )
-            )
-        session.flush()
-        routing.route(session, session.get_one(Project, loop.project_id))
+    ids: list[int] = loop.routed(version, [quality] * len(embeddings), masks=masks, embeddings=embeddings)
     return ids
 
 

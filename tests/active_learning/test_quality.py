@@ -21,21 +21,7 @@ def square(size: int) -> np.ndarray:
 def audit(loop: Any, version: int, scores: list[float], *, audit_share: float = 1.0) -> list[int]:
     """Tasks with these scores are routed, and labelled by people who find half of each mask wrong."""
     loop.configure(audit_share=audit_share)
-    ids = loop.add(*["x"] * len(scores))
-    with loop.ledger.session() as session:
-        for task_id, score in zip(ids, scores, strict=True):
-            session.add(
-                Prediction(
-                    task_id=task_id,
-                    model_version_id=version,
-                    masks=square(16),
-                    score=score,
-                    quality=score,
-                    signals={"usable": True, "classes": []},
-                )
-            )
-        session.flush()
-        routing.route(session, session.get_one(Project, loop.project_id))
+    ids: list[int] = loop.routed(version, scores, masks=square(16))
     half = square(16)
     half[:, :8] = False
     for task_id in ids:

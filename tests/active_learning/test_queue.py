@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from active_learning import queue, routing
-from active_learning.ledger import Prediction, Project, Task, TaskStatus
+from active_learning.ledger import Task, TaskStatus
 
 
 def signals(
@@ -22,23 +22,8 @@ def predicted(
     said: dict[str, Any] | None = None,
     version: str = "elnet-0001",
 ) -> list[int]:
-    version_id = loop.promote(version)
-    ids = loop.add(*["x"] * len(qualities))
-    with loop.ledger.session() as session:
-        for i, (task_id, quality) in enumerate(zip(ids, qualities, strict=True)):
-            session.add(
-                Prediction(
-                    task_id=task_id,
-                    model_version_id=version_id,
-                    masks=np.zeros((1, 4, 4), np.bool_),
-                    score=quality,
-                    quality=quality,
-                    signals=said or signals(),
-                    embedding=None if embeddings is None else np.asarray(embeddings[i], np.float32),
-                )
-            )
-        session.flush()
-        routing.route(session, session.get_one(Project, loop.project_id))
+    said = said or signals()
+    ids: list[int] = loop.routed(loop.promote(version), qualities, signals=said, embeddings=embeddings)
     return ids
 
 

@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from active_learning import routing
 from active_learning.guarantee import upper_bound
-from active_learning.ledger import Prediction, Project
+from active_learning.ledger import Project
 from active_learning.risk import ThresholdError, risk_coverage, what_if
 
 UNIT = st.floats(0, 1)
@@ -46,23 +45,10 @@ def test_what_is_no_sample_is_refused(qualities, ious):
 
 
 def predict(loop: Any, version: int, qualities: list[float], usable: bool = True) -> list[int]:
-    ids = loop.add(*["x"] * len(qualities))
     masks = np.zeros((1, SIDE, SIDE), np.bool_)
     masks[:, :16, :16] = True
-    with loop.ledger.session() as session:
-        for task_id, quality in zip(ids, qualities, strict=True):
-            session.add(
-                Prediction(
-                    task_id=task_id,
-                    model_version_id=version,
-                    masks=masks,
-                    score=quality,
-                    quality=quality,
-                    signals={"usable": usable, "classes": []},
-                )
-            )
-        session.flush()
-        routing.route(session, session.get_one(Project, loop.project_id))
+    said = {"usable": usable, "classes": []}
+    ids: list[int] = loop.routed(version, qualities, masks=masks, signals=said)
     return ids
 
 

@@ -13,22 +13,7 @@ from active_learning.thresholds import ThresholdError
 
 
 def predicted(loop: Any, *qualities: float) -> list[int]:
-    version = loop.promote()
-    ids = loop.add(*["x"] * len(qualities))
-    with loop.ledger.session() as session:
-        for task_id, quality in zip(ids, qualities, strict=True):
-            session.add(
-                Prediction(
-                    task_id=task_id,
-                    model_version_id=version,
-                    masks=np.zeros((1, 4, 4), np.bool_),
-                    score=quality,
-                    quality=quality,
-                    signals={"usable": True, "classes": []},
-                )
-            )
-        session.flush()
-        routing.route(session, session.get_one(Project, loop.project_id))
+    ids: list[int] = loop.routed(loop.promote(), qualities)
     return ids
 
 
