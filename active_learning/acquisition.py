@@ -25,6 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import nsmallest
 from typing import Any, Final
 
 import numpy as np
@@ -108,46 +109,73 @@ def order(
     return [candidate.key for _, candidate in ranked[:count]]
 
 
-def prioritise(
-    candidates: Sequence[Candidate], labelled: Sequence[Embedding], head: int = HEAD
-) -> list[float]:
-    """Where each candidate stands in the queue of the default strategy.
-
-    The head is chosen greedily, as said at the top of this module; the others are ordered by the gain that is
-    left for them.
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The head of a queue, and what it leaves for the others: the order of the default strategy.
 
     A priority is the gain g at the time of the choice, as g / (10 + g); a gain is the similarity that is
     added to each waiting image, times what that image counts, summed. An image that gets its label leaves the
     others' gains as they were, so the order need not be written anew for each label.
 
-    Args:
-        candidates: in any order; one without an embedding is like nothing else.
-        labelled: embeddings of labelled images, (C,) each.
-        head: how many are chosen greedily.
-
-    Returns:
-        Priorities in [0, 1), in the candidates' order.
+    Attributes:
+        chosen: key -> gain, of the images that were chosen greedily, as said at the top of this module.
     """
+
+    chosen: Mapping[int, float]
+    _mean: Embedding  # (C,), of the embeddings
+    _others: NDArray[np.float32]  # (S, C): directions of the images that stand for all that wait,
+    _values: NDArray[np.float32]  # (S,): what each counts,
+    _covered: NDArray[np.float32]  # (S,): and its similarity to the nearest labelled or chosen one
+    _least: float  # gain of the last one chosen
+
+    @classmethod
+    def choose(cls, pool: Sequence[Candidate], labelled: Sequence[Embedding], head: int = HEAD) -> Head:
+        """Choose the head.
+
+        Args:
+            pool: what may be chosen, see `pool_of`; at least one.
+            labelled: embeddings of labelled images, (C,) each.
+            head: how many at most.
+        """
+        values = np.array([c.value for c in pool], dtype=np.float32)
+        mean = _mean_of([c.embedding for c in pool], labelled)
+        points, given = _centred([c.embedding for c in pool], mean), _centred_labelled(labelled, mean)
+        others = np.sort(np.argsort([seeded("queue", c.key) for c in pool])[:SAMPLE])
+        alike = _similarity(points, points[others])  # (pool, sample)
+        alike[np.arange(len(pool))[:, None] == others] = 1  # also where there is no embedding
+        covered = _similarity(points[others], given).max(axis=1, initial=0)  # (sample,)
+        rows, gains, covered = _facility_location(alike, values[others], covered, head)
+        chosen = {pool[row].key: gain for row, gain in zip(rows, gains, strict=True)}
+        return cls(chosen, mean, points[others], values[others], covered, gains[-1])
+
+    def priorities(self, candidates: Sequence[Candidate]) -> list[float]:
+        """Where candidates stand, those that were not in the pool too: in [0, 1), in their order.
+
+        One that was not chosen stands after all that were, by the gain that is left for it; one without an
+        embedding is like nothing else, and tells about itself alone.
+        """
+        points = _centred([c.embedding for c in candidates], self._mean)
+        gains = _gains(_similarity(points, self._others), self._values, self._covered)
+        gains = np.where(points.any(axis=1), gains, [c.value for c in candidates])
+        left = np.minimum(gains, self._least).tolist()
+        return [priority_of(self.chosen.get(c.key, gain)) for c, gain in zip(candidates, left, strict=True)]
+
+
+def prioritise(
+    candidates: Sequence[Candidate], labelled: Sequence[Embedding], head: int = HEAD
+) -> list[float]:
+    """`Head.priorities` of candidates that are all in memory, (n,) in their order."""
     if not candidates:
         return []
-    values = np.array([c.value for c in candidates], dtype=np.float32)
-    points, given = _directions([c.embedding for c in candidates], labelled)
-    mixed = np.argsort([seeded("queue", c.key) for c in candidates])  # stays when one leaves
-    pool, others = np.sort(mixed[:POOL]), np.sort(mixed[:SAMPLE])
-    alike = _similarity(points[pool], points[others])  # (pool, sample)
-    alike[pool[:, None] == others] = 1  # also where there is no embedding
-    covered = _similarity(points[others], given).max(axis=1, initial=0)  # (sample,)
-    chosen, gains_then, covered = _facility_location(alike, values[others], covered, head)
-    if len(pool) == len(points):  # then its rows stand in the order of the points
-        gains = _gains(alike, values[others], covered)
-    else:
-        parts = np.array_split(points, len(points) // 8192 + 1)
-        told = [_gains(_similarity(part, points[others]), values[others], covered) for part in parts]
-        gains = np.concatenate(told)
-    gains = np.where(points.any(axis=1), gains, values)
-    gains = np.minimum(gains, gains_then[-1])
-    gains[pool[chosen]] = gains_then
-    return [priority_of(float(gain)) for gain in gains]
+    pool = set(pool_of([c.key for c in candidates]))
+    return Head.choose([c for c in candidates if c.key in pool], labelled, head).priorities(candidates)
+
+
+def pool_of(keys: Sequence[int]) -> list[int]:
+    """The images that the head is chosen of: all, or of very many a sample that stays when one leaves."""
+    if len(keys) <= POOL:
+        return list(keys)
+    return sorted(nsmallest(POOL, keys, key=lambda key: seeded("queue", key)))
 
 
 def priority_of(gain: float) -> float:
@@ -269,20 +297,33 @@ def _gains(
 def _directions(
     embeddings: Sequence[Embedding | None], labelled: Sequence[Embedding]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Unit vectors from the mean embedding: raw embeddings all point the same way.
+    """Unit vectors from the mean embedding, (n, C) and (m, C), see `_centred`."""
+    mean = _mean_of(embeddings, labelled)
+    return _centred(embeddings, mean), _centred_labelled(labelled, mean)
 
-    Returns:
-        (n, C) for the queue, zeros where there is no embedding, and (m, C) for the labelled.
-    """
-    known = [e for e in embeddings if e is not None]
+
+def _mean_of(embeddings: Sequence[Embedding | None], labelled: Sequence[Embedding]) -> Embedding:
+    """(C,): of the queue and the labelled, so that it stays where it is when an image gets its label."""
+    known = [e for e in embeddings if e is not None and np.isfinite(e).all()]
     if not known:
-        return np.zeros((len(embeddings), 1), np.float32), np.zeros((0, 1), np.float32)
-    width = len(known[0])
-    alike = [e for e in labelled if len(e) == width]
-    mean = np.mean(known + alike, axis=0)  # of both: it stays where it is when an image gets its label
-    queue = np.stack([mean if e is None else e for e in embeddings]) - mean
-    others = np.stack(alike) - mean if alike else np.zeros((0, width), np.float32)
-    return _unit(queue), _unit(others)
+        return np.zeros(1, np.float32)
+    mean: Embedding = np.mean(known + [e for e in labelled if len(e) == len(known[0])], axis=0)
+    return mean
+
+
+def _centred_labelled(labelled: Sequence[Embedding], mean: Embedding) -> NDArray[np.float32]:
+    """(m, C), without those of another network."""
+    return _centred([e for e in labelled if len(e) == len(mean)], mean)
+
+
+def _centred(embeddings: Sequence[Embedding | None], mean: Embedding) -> NDArray[np.float32]:
+    """(n, C) unit vectors from the mean: raw embeddings all point the same way.
+
+    Zeros where there is no embedding, or one of another network.
+    """
+    if not embeddings:
+        return np.zeros((0, len(mean)), np.float32)
+    return _unit(np.stack([e if e is not None and len(e) == len(mean) else mean for e in embeddings]) - mean)
 
 
 def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -7,7 +7,7 @@ is worked off.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 from sqlalchemy import ColumnElement, func, select, true, update
 from sqlalchemy.orm import Session
 
-from active_learning.acquisition import POOL, Candidate, prioritise, priority_of
+from active_learning.acquisition import POOL, Candidate, Head, pool_of, priority_of
 from active_learning.ledger import Ledger
 from active_learning.ledger.locking import lock_project
 from active_learning.ledger.tables import Prediction, Project, RouteDecision, Task, TaskStatus
 from active_learning.routing import seeded
 
 QUEUES = (TaskStatus.REVIEW, TaskStatus.AUDIT)  # where people work
+READ = 4096  # tasks whose embeddings are read at a time,
+WRITTEN = 20_000  # and whose priorities are written in one transaction
 DIGITS = 4  # a priority is rounded, so that noise does not write thousands of tasks to the tool
 
 
@@ -80,12 +82,12 @@ def place_new(ledger: Ledger, project_id: int) -> int:
     """
     with ledger.session(write=False) as session:
         project = session.get_one(Project, project_id)
-        priorities: dict[int, float | None] = {}
-        for row in _standings(session, project, Task.priority.is_(None)):
-            if row.status is TaskStatus.REVIEW and row.signals is not None:
-                priorities[row.id] = round(priority_of(_candidate(row).value), DIGITS)
-            elif row.status in QUEUES:
-                priorities[row.id] = _chance(project, row)
+        lacking = _standings(session, project, Task.priority.is_(None))
+        priorities: dict[int, float | None] = {
+            row.id: _chance(project, row) for row in lacking if row.status in QUEUES
+        }
+        for candidates in _candidates(session, project, [row.id for row in lacking if row.ordered]):
+            priorities |= {c.key: round(priority_of(c.value), DIGITS) for c in candidates}
     return _write(ledger, project_id, priorities)
 
 
@@ -93,7 +95,8 @@ def reorder(ledger: Ledger, project_id: int) -> int:
     """Set `Task.priority` of every task that waits for a human; nobody else has one.
 
     A task whose prediction by the champion is still to come keeps the priority it has. The thinking, which
-    may take a second, is done in a session that only reads.
+    may take minutes where a million tasks wait, is done in a session that only reads, and never holds more
+    than `POOL` of them in memory.
 
     Args:
         ledger: the ledger.
@@ -108,46 +111,65 @@ def reorder(ledger: Ledger, project_id: int) -> int:
 
 
 def _write(ledger: Ledger, project_id: int, priorities: dict[int, float | None]) -> int:
-    if priorities:
+    """In pieces, so that webhooks need not wait; what a crash leaves is found again by the next look."""
+    rows = [{"id": i, "priority": p} for i, p in sorted(priorities.items())]
+    for start in range(0, len(rows), WRITTEN):
         with ledger.session() as session:
             lock_project(session, project_id)
-            session.execute(update(Task), [{"id": i, "priority": p} for i, p in sorted(priorities.items())])
-    return len(priorities)
+            session.execute(update(Task), rows[start : start + WRITTEN])
+    return len(rows)
 
 
-def _standings(session: Session, project: Project, which: ColumnElement[bool]) -> Sequence[Any]:
-    """Tasks among `which`; those in review, which it orders, with what the champion said of them."""
-    by_champion = (
+def _by_champion(project: Project) -> ColumnElement[bool]:
+    """The champion's predictions of what is in review: what it orders."""
+    return (
         (Prediction.task_id == Task.id)
         & (Prediction.model_version_id == project.champion_id)
         & (Task.status == TaskStatus.REVIEW)
     )
-    said = (Prediction.quality, Prediction.signals, Prediction.embedding)
+
+
+def _standings(session: Session, project: Project, which: ColumnElement[bool]) -> Sequence[Any]:
+    """Tasks among `which`, and whether the champion's prediction of each gives it its place."""
     return session.execute(
-        select(Task.id, Task.status, Task.priority, Task.holdout, *said)
-        .outerjoin(Prediction, by_champion)
+        select(Task.id, Task.status, Task.priority, Task.holdout, Prediction.id.is_not(None).label("ordered"))
+        .outerjoin(Prediction, _by_champion(project))
         .where(which, Task.project_id == project.id)
         .order_by(Task.id)
     ).all()
 
 
+def _candidates(session: Session, project: Project, ids: Sequence[int]) -> Iterator[list[Candidate]]:
+    """What the champion said of these tasks, in their order, a piece at a time."""
+    said = (Prediction.quality, Prediction.signals, Prediction.embedding)
+    for start in range(0, len(ids), READ):
+        rows = session.execute(
+            select(Task.id, *said)
+            .join(Prediction, _by_champion(project))
+            .where(Task.id.in_(ids[start : start + READ]))
+            .order_by(Task.id)
+        )
+        yield [Candidate.of(*row) for row in rows]
+
+
 def _changes(session: Session, project: Project) -> dict[int, float | None]:
     """Task id -> its priority, where it is another than it has."""
     rows = _standings(session, project, true())
-    candidates: list[Candidate] = []
     priorities: dict[int, float | None] = {}
     for row in rows:
-        if row.status is TaskStatus.REVIEW and row.signals is not None:
-            candidates.append(_candidate(row))
-        elif row.status is TaskStatus.REVIEW and row.priority is not None:
+        if row.status is TaskStatus.REVIEW and not row.ordered and row.priority is not None:
             priorities[row.id] = row.priority
         elif row.status in QUEUES:
             priorities[row.id] = _chance(project, row)
         else:
             priorities[row.id] = None
-    labelled = _labelled(session, project)
-    for candidate, worth in zip(candidates, prioritise(candidates, labelled), strict=True):
-        priorities[candidate.key] = round(worth, DIGITS)
+    ordered = [row.id for row in rows if row.ordered]
+    if ordered:
+        pool = [c for part in _candidates(session, project, pool_of(ordered)) for c in part]
+        head = Head.choose(pool, _labelled(session, project))
+        for part in [pool] if len(pool) == len(ordered) else _candidates(session, project, ordered):
+            found = zip(part, head.priorities(part), strict=True)
+            priorities |= {candidate.key: round(worth, DIGITS) for candidate, worth in found}
     return {row.id: priorities[row.id] for row in rows if priorities[row.id] != row.priority}
 
 
@@ -172,7 +194,3 @@ def _chance(project: Project, row: Any) -> float:
     """A place by chance, the same each time for a project of this name; before all others for the holdout."""
     chance = seeded(row.status.value, project.name, row.id)
     return round(chance + 1 if row.holdout else chance, DIGITS)
-
-
-def _candidate(row: Any) -> Candidate:
-    return Candidate.of(row.id, row.quality, row.signals, row.embedding)

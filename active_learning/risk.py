@@ -6,10 +6,12 @@ The risk is read off the random audits only, see `active_learning.quality.audite
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -98,6 +100,16 @@ def aurc(points: Sequence[RiskPoint]) -> float:
     return sum((p.coverage - before) * p.risk for p, before in zip(points, strict, strict=False))
 
 
+def augrc(points: Sequence[RiskPoint]) -> float:
+    """Area under the generalised risk-coverage curve: the mean over coverages of risk times coverage.
+
+    In [0, 1]: the loss that is accepted unseen, as a share of all images; unlike `aurc` it does not let the
+    few that are accepted first count most (Traub et al. 2024, arXiv 2407.01032). Points are joined as there.
+    """
+    strict = [0.0, *(point.coverage for point in points)]
+    return sum((p.coverage - before) * p.risk * p.coverage for p, before in zip(points, strict, strict=False))
+
+
 def rank_correlation(qualities: Sequence[float], ious: Sequence[float]) -> float | None:
     """Spearman's, in [-1, 1]; None where either is the same everywhere, or there are fewer than three."""
     if min(len(set(qualities)), len(set(ious))) < 2 or len(ious) < 3:
@@ -164,33 +176,52 @@ def what_if(
     Raises:
         ThresholdError: the threshold is not in [0, 1].
     """
-    check(threshold)
-    routes = _routes(session, project, threshold)
+    [found] = what_ifs(session, project, [threshold], acceptable_iou, confidence)
+    return found
+
+
+def what_ifs(
+    session: Session,
+    project: Project,
+    thresholds: Sequence[float | None],
+    acceptable_iou: float = ACCEPTABLE_IOU,
+    confidence: float = CONFIDENCE,
+) -> list[WhatIf]:
+    """`what_if` of several thresholds in one look at the tasks."""
+    for threshold in thresholds:
+        check(threshold)
+    routes = _open_routes(session, project)
     champion = project.champion
     samples = calibration_samples(session, project, champion) if champion else audited(session, project)
     calibrator = current_calibrator(session, champion.id) if champion else None
     scores = [s.score for s in samples]
     told = [s.features for s in samples]
     qualities = scores if calibrator is None else calibrator.predict(scores, told).tolist()
-    floor = math.inf if threshold is None else threshold
-    reached = [s.iou for s, quality in zip(samples, qualities, strict=True) if quality >= floor]
-    failures = sum(iou < acceptable_iou for iou in reached)
-    accepted, audit, review = map(routes.count, (TaskStatus.ACCEPTED, TaskStatus.AUDIT, TaskStatus.REVIEW))
     seconds = seconds_per_label(session, project)
-    return WhatIf(
-        threshold=threshold,
-        accepted=accepted,
-        audit=audit,
-        review=review,
-        waiting=routes.count(TaskStatus.WAITING),
-        audited=len(reached),
-        failures=failures,
-        realised_risk=failures / len(reached) if reached else None,
-        risk_bound=upper_bound(failures, len(reached), confidence),
-        hours=None if seconds is None else (audit + review) * seconds / 3600,
-        saved_hours=None if seconds is None else accepted * seconds / 3600,
-        warning=_warning(threshold, qualities, len(reached)),
-    )
+    found = []
+    for threshold in thresholds:
+        floor = math.inf if threshold is None else threshold
+        accepted = int((routes.qualities >= floor).sum())
+        review = len(routes.qualities) - accepted + routes.unusable
+        reached = [s.iou for s, quality in zip(samples, qualities, strict=True) if quality >= floor]
+        failures = sum(iou < acceptable_iou for iou in reached)
+        found.append(
+            WhatIf(
+                threshold=threshold,
+                accepted=accepted,
+                audit=routes.audit,
+                review=review,
+                waiting=routes.waiting,
+                audited=len(reached),
+                failures=failures,
+                realised_risk=failures / len(reached) if reached else None,
+                risk_bound=upper_bound(failures, len(reached), confidence),
+                hours=None if seconds is None else (routes.audit + review) * seconds / 3600,
+                saved_hours=None if seconds is None else accepted * seconds / 3600,
+                warning=_warning(threshold, qualities, len(reached)),
+            )
+        )
+    return found
 
 
 def seconds_per_label(session: Session, project: Project) -> float | None:
@@ -205,8 +236,24 @@ def seconds_per_label(session: Session, project: Project) -> float | None:
     return float(np.median(np.array(seconds, dtype=np.float64))) if seconds else None
 
 
-def _routes(session: Session, project: Project, threshold: float | None) -> list[TaskStatus]:
-    """Where each open task would go; WAITING stands for those without a prediction by the champion."""
+@dataclass(frozen=True, slots=True)
+class _OpenRoutes:
+    """The open tasks, as far as no threshold changes where they go.
+
+    Attributes:
+        waiting: without a prediction by the champion.
+        audit: drawn for the audit or the holdout.
+        unusable: without a usable quality: a human must see them.
+        qualities: (n,) predicted IoU of the others, which the threshold parts.
+    """
+
+    waiting: int
+    audit: int
+    unusable: int
+    qualities: NDArray[np.float64]
+
+
+def _open_routes(session: Session, project: Project) -> _OpenRoutes:
     version = project.champion.name if project.champion else ""
     by_champion = (Prediction.task_id == Task.id) & (Prediction.model_version_id == project.champion_id)
     rows = session.execute(
@@ -220,17 +267,27 @@ def _routes(session: Session, project: Project, threshold: float | None) -> list
         .outerjoin(Prediction, by_champion)
         .where(Task.project_id == project.id, Task.status.in_(OPEN))
     )
-    found = []
+    counts: Counter[TaskStatus] = Counter()
+    qualities: list[float] = []
     for task_id, holdout, prediction_id, quality, usable in rows:
         if prediction_id is None:
-            found.append(TaskStatus.WAITING)
+            counts[TaskStatus.WAITING] += 1
         elif holdout:
-            found.append(TaskStatus.AUDIT)
+            counts[TaskStatus.AUDIT] += 1
         else:
             draw = audit_draw(task_id, version)
             usable_quality = None if usable is False else quality
-            found.append(decide(usable_quality, threshold, project.audit_share, draw)[0])
-    return found
+            route, _ = decide(usable_quality, None, project.audit_share, draw)
+            if route is TaskStatus.REVIEW and usable_quality is not None:
+                qualities.append(usable_quality)
+            else:
+                counts[route] += 1
+    return _OpenRoutes(
+        counts[TaskStatus.WAITING],
+        counts[TaskStatus.AUDIT],
+        counts[TaskStatus.REVIEW],
+        np.array(qualities, dtype=np.float64),
+    )
 
 
 def _warning(threshold: float | None, qualities: Sequence[float], reached: int) -> str | None:

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
-from sqlalchemy.orm import Session
 
 from active_learning import risk, thresholds
 from active_learning.guarantee import Guarantee, Promise
@@ -29,7 +28,8 @@ def threshold(context: typer.Context, project: ProjectOption = None, json_: Json
         return
     with ledger_session(write=False) as session:
         found = find_project(session, project)
-        rows = [_what_if_row(session, found, value) for value in _ladder(found.accept_threshold)]
+        ladder = _ladder(found.accept_threshold)
+        rows = [_row(tried, found) for tried in risk.what_ifs(session, found, ladder)]
         off, promised = thresholds.switched_off(session, found), thresholds.standing(found)
     if off is not None:
         typer.echo(f"Nothing is accepted: {off}.", err=True)
@@ -206,11 +206,10 @@ def _parse_threshold(text: str) -> float | None:
     return value
 
 
-def _what_if_row(session: Session, project: Project, value: float) -> dict[str, Any]:
-    tried = risk.what_if(session, project, value)
+def _row(tried: risk.WhatIf, project: Project) -> dict[str, Any]:
     return {
-        "threshold": value,
-        "now": "*" if value == project.accept_threshold else "",
+        "threshold": tried.threshold,
+        "now": "*" if tried.threshold == project.accept_threshold else "",
         "accepted": tried.accepted,
         "audit": tried.audit,
         "review": tried.review,

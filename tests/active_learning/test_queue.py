@@ -4,8 +4,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sqlalchemy import update
 
-from active_learning import queue, routing
+from active_learning import acquisition, queue, routing
+from active_learning.acquisition import Candidate, Head
 from active_learning.ledger import Task, TaskStatus
 
 
@@ -161,3 +163,32 @@ def test_a_task_in_review_without_a_usable_prediction_is_uncertain(loop):
     order(loop)
     assert loop.task(unusable).status is TaskStatus.REVIEW
     assert loop.task(unusable).priority > loop.task(sure).priority
+
+
+@pytest.mark.parametrize("limit", [30, 200])
+def test_a_queue_longer_than_memory_is_ordered_in_pieces_as_if_it_were_whole(loop, monkeypatch, limit):
+    rng = np.random.default_rng(0)
+    ids = predicted(loop, rng.uniform(0, 0.8, 90).tolist(), list(rng.normal(size=(90, 8))))
+    monkeypatch.setattr(acquisition, "POOL", limit)
+    monkeypatch.setattr(queue, "READ", 7)
+    monkeypatch.setattr(queue, "WRITTEN", 11)
+    assert order(loop) == 90
+    found = priorities(loop, ids)
+    monkeypatch.undo()
+    monkeypatch.setattr(acquisition, "POOL", limit)
+    with loop.ledger.session() as session:
+        session.execute(update(Task).values(priority=None))
+    order(loop)
+    assert found == priorities(loop, ids)
+    assert order(loop) == 0
+
+
+def test_the_head_of_a_long_queue_comes_before_all_others():
+    rng = np.random.default_rng(0)
+    values, points = rng.uniform(0, 1, 300), rng.normal(size=(300, 8)).astype(np.float32)
+    candidates = [Candidate(i, float(v), e) for i, (v, e) in enumerate(zip(values, points, strict=True))]
+    head = Head.choose(candidates[:100], [], 20)
+    inside, outside = head.priorities(candidates[:100]), head.priorities(candidates[100:])
+    assert len(head.chosen) == 20
+    assert min(inside[i] for i in head.chosen) >= max(outside)
+    assert len(set(np.round(outside, 6))) > 150  # what was never in the pool has an order too

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from active_learning.guarantee import upper_bound
 from active_learning.ledger import Project
-from active_learning.risk import ThresholdError, risk_coverage, what_if
+from active_learning.risk import ThresholdError, augrc, aurc, risk_coverage, what_if
 
 UNIT = st.floats(0, 1)
 SIDE = 32
@@ -34,6 +34,12 @@ def test_each_point_of_the_table_is_what_accepting_from_there_on_gives(pairs):
         taken = [1 - i for q, i in pairs if q >= point.threshold]
         assert point.accepted == len(taken)
         assert point.risk == pytest.approx(np.mean(taken))
+
+
+def test_the_areas_by_hand():
+    points = risk_coverage([0.9, 0.8, 0.8, 0.1], [1.0, 0.5, 0.7, 0.0])  # risks 0, 0.8 / 3, 1.8 / 4
+    assert aurc(points) == pytest.approx(0.25 * 0 + 0.5 * 0.8 / 3 + 0.25 * 1.8 / 4)
+    assert augrc(points) == pytest.approx(0.5 * 0.8 / 4 + 0.25 * 1.8 / 4)
 
 
 @pytest.mark.parametrize(
