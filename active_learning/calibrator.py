@@ -7,6 +7,7 @@ without signals to regress on (an empty one) is always graded by its score.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +26,7 @@ _ROOM = 0.25  # beyond the range that a signal had in the audits, as a share of 
 _PENALTIES = tuple(np.logspace(-1, 3, 9).tolist())
 
 Kind = Literal["identity", "isotonic", "ridge"]
-Features = Sequence[Sequence[float] | None]
+Features = Sequence[Sequence[float | None] | None]  # None for a signal: it was not measured
 
 
 class QualityError(ELNetError):
@@ -38,7 +39,8 @@ class Calibrator:
 
     The map of the score never falls. Between its knots it is linear; above the last knot it stays flat; below
     the first it falls in a straight line to (0, 0): what is not known must not look good. The map of the
-    signals is linear in them, each held near the range that it had in the audits.
+    signals is linear in them, each held near the range that it had in the audits; one that was not measured
+    counts as it did in them on average.
 
     Attributes:
         kind: "identity", "isotonic" (regression by pool-adjacent-violators) or "ridge".
@@ -47,6 +49,7 @@ class Calibrator:
         values: predicted IoU at the knots, never falling.
         weights: of each signal, of kind "ridge"; `intercept` beside them.
         ranges: lowest and highest value that each signal may have.
+        means: of each signal in the audits.
     """
 
     kind: Kind = "identity"
@@ -56,6 +59,7 @@ class Calibrator:
     weights: tuple[float, ...] = ()
     intercept: float = 0.0
     ranges: tuple[tuple[float, float], ...] = ()
+    means: tuple[float, ...] = ()
 
     @classmethod
     def fit(
@@ -95,10 +99,11 @@ class Calibrator:
         found = np.clip(np.interp(x, knots, values), 0, 1)
         if self.kind != "ridge" or features is None:
             return found
-        (low, high), weights = np.array(self.ranges).T, np.array(self.weights)
-        for i, signals in enumerate(features):
-            if signals is not None and len(signals) == len(weights) and np.isfinite(signals).all():
-                found[i] = np.clip(self.intercept + np.clip(signals, low, high) @ weights, 0, 1)
+        (low, high), means = np.array(self.ranges).T, np.array(self.means)
+        told = np.array([_is_sound(signals) for signals in features], np.bool_)
+        signals = _table(features, len(self.weights))[told]
+        known = np.clip(np.where(np.isnan(signals), means, signals), low, high)
+        found[told] = np.clip(self.intercept + known @ np.array(self.weights), 0, 1)
         return found
 
     def to_dict(self) -> dict[str, Any]:
@@ -107,6 +112,7 @@ class Calibrator:
         if self.kind == "ridge":
             told |= {"weights": list(self.weights), "intercept": self.intercept}
             told["ranges"] = [list(pair) for pair in self.ranges]
+            told["means"] = list(self.means)
         return told
 
     @classmethod
@@ -123,6 +129,7 @@ class Calibrator:
             y = np.asarray(parameters["values"], dtype=np.float64)
             weights = np.asarray(parameters.get("weights", []), dtype=np.float64)
             ranges = np.asarray(parameters.get("ranges", []), dtype=np.float64).reshape(-1, 2)
+            means = np.asarray(parameters.get("means", ranges.mean(axis=1)), dtype=np.float64)
             intercept = float(parameters.get("intercept", 0.0))
         except (KeyError, TypeError, ValueError) as error:
             raise QualityError(f"the stored calibration cannot be read ({error}); recalibrate") from error
@@ -132,8 +139,12 @@ class Calibrator:
         found = cls(samples=samples, knots=tuple(x.tolist()), values=tuple(y.tolist()))
         if kind == "isotonic":
             return replace(found, kind="isotonic")
-        numbers = np.concatenate([weights, ranges.ravel(), [intercept]])
-        if kind != "ridge" or not len(weights) == len(ranges) > 0 or not np.isfinite(numbers).all():
+        numbers = np.concatenate([weights, ranges.ravel(), means, [intercept]])
+        if (
+            kind != "ridge"
+            or not len(weights) == len(ranges) == len(means) > 0
+            or not np.isfinite(numbers).all()
+        ):
             raise QualityError(f"the stored calibration ({kind!r}) is no regression; recalibrate")
         return replace(
             found,
@@ -141,6 +152,7 @@ class Calibrator:
             weights=tuple(weights.tolist()),
             intercept=intercept,
             ranges=tuple((low, high) for low, high in ranges.tolist()),
+            means=tuple(means.tolist()),
         )
 
 
@@ -170,7 +182,7 @@ class _Samples:
     scores: NDArray[np.float64]
     ious: NDArray[np.float64]
     groups: NDArray[np.int64]
-    features: list[Sequence[float] | None]
+    features: list[Sequence[float | None] | None]
 
     @classmethod
     def of(
@@ -181,7 +193,7 @@ class _Samples:
         features: Features | None,
     ) -> _Samples:
         named = list(range(len(scores)) if groups is None else groups)
-        told = [None] * len(scores) if features is None else list(features)
+        told: Features = [None] * len(scores) if features is None else features
         if not len(scores) == len(ious) == len(named) == len(told):
             raise QualityError(
                 f"{len(scores)} scores, {len(ious)} IoUs and {len(named)} groups do not pair up"
@@ -190,7 +202,7 @@ class _Samples:
         if not (_in_unit(x) and _in_unit(y)):
             raise QualityError("a score or an IoU to calibrate on is not in [0, 1]")
         numbers = {name: i for i, name in enumerate(dict.fromkeys(named))}
-        sound = [f if f is not None and np.isfinite(f).all() else None for f in told]
+        sound = [f if _is_sound(f) else None for f in told]
         return cls(np.round(x, DIGITS), y, np.array([numbers[name] for name in named], np.int64), sound)
 
     def take(self, which: NDArray[np.bool_]) -> _Samples:
@@ -252,10 +264,13 @@ def _fit(samples: _Samples, kind: Kind) -> Calibrator:
 def _regress(isotonic: Calibrator, samples: _Samples) -> Calibrator:
     from sklearn.linear_model import RidgeCV
 
-    x = np.array(samples.features, dtype=np.float64)
-    mean, scale, low, high = x.mean(axis=0), x.std(axis=0), x.min(axis=0), x.max(axis=0)
+    x = _table(samples.features, max(len(f) for f in samples.features if f is not None))
+    x[:, np.isnan(x).all(axis=0)] = 0  # never measured: the same everywhere, and its weight is 0
+    mean, low, high = np.nanmean(x, axis=0), np.nanmin(x, axis=0), np.nanmax(x, axis=0)
+    x = np.where(np.isnan(x), mean, x)
+    scale = x.std(axis=0)
     room = _ROOM * (high - low)
-    scale[scale < 1e-9] = 1  # the same everywhere: its weight is 0 then
+    scale[scale < 1e-9] = 1
     fitted = RidgeCV(_PENALTIES).fit((x - mean) / scale, samples.ious, sample_weight=samples.weights)
     weights = fitted.coef_ / scale
     return replace(
@@ -264,7 +279,24 @@ def _regress(isotonic: Calibrator, samples: _Samples) -> Calibrator:
         weights=tuple(weights.tolist()),
         intercept=float(fitted.intercept_ - mean @ weights),
         ranges=tuple(zip((low - room).tolist(), (high + room).tolist(), strict=True)),
+        means=tuple(mean.tolist()),
     )
+
+
+def _table(features: Features, width: int) -> NDArray[np.float64]:
+    """(n, width) signals, NaN for what was not measured.
+
+    A list that is shorter was stored before the last signals came to be, and a longer one after.
+    """
+    table = np.full((len(features), width), np.nan)
+    for row, signals in zip(table, features, strict=True):
+        known = list(signals or ())[:width]
+        row[: len(known)] = known
+    return table
+
+
+def _is_sound(signals: Sequence[float | None] | None) -> bool:
+    return signals is not None and all(value is None or math.isfinite(value) for value in signals)
 
 
 def _in_unit(values: NDArray[np.float64]) -> bool:

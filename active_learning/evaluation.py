@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from active_learning.prefill import CUT, MaskPredictor
-from active_learning.signals import Signals, features, score, signals
+from active_learning.signals import Signals, features, measure, score
 from model.errors import ELNetError
 from model.metrics import SegmentationMetrics
 from model.pairs import find_pairs, read_pair
@@ -57,7 +57,7 @@ def evaluate(
                 f"{predictor.version} predicts {len(found.probability)} classes, {folder} holds {len(names)}"
             )
         metrics.update(found.probability > CUT, truth, valid, name=pair.stem)
-        measured.append(signals(found.probability, found.edge, CUT, image.valid))
+        measured.append(measure(found, CUT, image.valid))
     figures = asdict(metrics.compute())
     for entry, value in zip(figures["per_image"], measured, strict=True):
         entry |= {"score": score(value), "features": features(value.to_dict())}

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from active_learning.ports import ImageSource, ImageUnavailableError
-from active_learning.signals import score, signals
+from active_learning.signals import measure, score
 from model.errors import ELNetError
 from model.raster import Raster, RasterError
 
@@ -133,7 +133,7 @@ def _made(task_id: int, raster: Raster, outcome: ImagePrediction, classes: int) 
         return Made(task_id, failure=wrong)
     if not raster.valid.any():  # an empty mask would be right, and be accepted unseen
         return Made(task_id, failure="the image holds no data: every pixel is nodata")
-    measured = signals(probability, outcome.edge, CUT, raster.valid)
+    measured = measure(outcome, CUT, raster.valid)
     row = {
         "masks": (probability > CUT) & raster.valid,
         "score": score(measured),

@@ -16,11 +16,13 @@ class PredictorPool:
     Args:
         device: "auto", "cpu" or "cuda".
         batch_size: tiles that go through the network at a time.
+        flips: views that a prediction is the mean of, see `model.predictor.Predictor`.
     """
 
-    def __init__(self, device: str = "auto", batch_size: int = 8) -> None:
+    def __init__(self, device: str = "auto", batch_size: int = 8, flips: int = 1) -> None:
         self.device = device
         self.batch_size = batch_size
+        self.flips = flips
         self._loaded: dict[int, Predictor] = {}
         self._lock = threading.Lock()
 
@@ -33,7 +35,7 @@ class PredictorPool:
         with self._lock:
             predictor = self._loaded.get(version.id)
             if predictor is None:
-                predictor = Predictor(Path(version.path), self.device, self.batch_size)
+                predictor = Predictor(Path(version.path), self.device, self.batch_size, flips=self.flips)
                 self._loaded[version.id] = predictor
             return predictor
 

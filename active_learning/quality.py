@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from active_learning.calibrator import MIN_SAMPLES, Calibrator, QualityError
+from active_learning.calibrator import MIN_SAMPLES, Calibrator, QualityError, cross_fitted
 from active_learning.ledger.locking import lock_project
 from active_learning.ledger.tables import (
     Calibration,
@@ -24,22 +26,19 @@ from active_learning.ledger.tables import (
     Task,
 )
 from active_learning.living import current_ids
-from active_learning.signals import ClassSignals, Signals, features, score, signals
+from active_learning.signals import features
 from active_learning.snapshot_files import stem_of
 
 __all__ = [
     "MIN_SAMPLES",
     "Audited",
     "Calibrator",
-    "ClassSignals",
     "QualityError",
-    "Signals",
     "audited",
     "calibration_samples",
+    "cross_graded",
     "current_calibrator",
     "recalibrate",
-    "score",
-    "signals",
 ]
 
 
@@ -64,7 +63,7 @@ class Audited:
     """
 
     score: float
-    features: list[float] | None
+    features: list[float | None] | None
     iou: float
     scene: str
     version: int
@@ -94,6 +93,16 @@ def calibration_samples(session: Session, project: Project, version: ModelVersio
         if entry is not None and task_id not in own:
             again.append(Audited(entry["score"], entry.get("features"), entry["iou"], scene, version.id))
     return [sample for _, sample in audits] + again
+
+
+def cross_graded(samples: Sequence[Audited]) -> NDArray[np.float64]:
+    """The predicted IoU of each audit by a map that has not seen its scene, (n,)."""
+    return cross_fitted(
+        [s.score for s in samples],
+        [s.iou for s in samples],
+        [s.scene for s in samples],
+        [s.features for s in samples],
+    )
 
 
 def _audited_scenes(session: Session, project: Project) -> Sequence[tuple[int, str]]:

@@ -13,12 +13,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter, minimum_filter
 from scipy.special import entr
+
+if TYPE_CHECKING:  # it brings torch, which the web process need not load for what the ledger holds already
+    from model.predictor import ImagePrediction
 
 BAND_PX = 3  # half the width of the boundary band, for the entropy
 EDGE_TOLERANCE_PX = 2  # as in the boundary F measure
@@ -28,6 +31,7 @@ _REGRESSED = (
     "score", "soft_dice_confidence", "mask_confidence", "stability", "boundary_entropy", "entropy",
     "edge_agreement", "foreground_share", "peak",
 )  # fmt: skip
+_MAY_LACK = ("flip_agreement",)
 _LEAST_SHARE = 0.002  # keeps the logarithm of a small mask's share within bounds
 
 Plane = NDArray[np.floating[Any]]
@@ -45,6 +49,8 @@ class ClassSignals:
             image when the mask has no boundary.
         entropy: the same over the whole image: little for its quality, but a strategy orders by it.
         edge_agreement: boundary F measure of the mask's outline and the edge head; None without an edge head.
+        flip_agreement: Dice coefficient, over all pixels, of the masks of two flipped views drawn at random;
+            1 where no view has foreground, None of an image that was seen in one view.
         foreground_share: share of the pixels that are foreground.
         peak: mean probability of the likeliest pixels (`PEAK_SHARE`, at least `PEAK_PIXELS`).
         empty: no pixel is foreground.
@@ -61,6 +67,7 @@ class ClassSignals:
     peak: float
     empty: bool
     score: float
+    flip_agreement: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +98,17 @@ class Signals:
         return {"usable": self.usable, "classes": [asdict(c) for c in self.classes]}
 
 
+def measure(prediction: ImagePrediction, cut: float, valid: NDArray[np.bool_] | None = None) -> Signals:
+    """`signals` of what a `model.predictor.Predictor` says of an image."""
+    return signals(prediction.probability, prediction.edge, cut, valid, prediction.votes)
+
+
 def signals(
-    probability: Plane, edge: Plane | None = None, cut: float = 0.5, valid: NDArray[np.bool_] | None = None
+    probability: Plane,
+    edge: Plane | None = None,
+    cut: float = 0.5,
+    valid: NDArray[np.bool_] | None = None,
+    votes: Plane | None = None,
 ) -> Signals:
     """Measure a prediction.
 
@@ -101,6 +117,7 @@ def signals(
         edge: (N, H, W) float in [0, 1] from the edge head, or None.
         cut: the mask is `probability > cut`; strictly between 0 and 1.
         valid: (H, W) bool; nodata pixels count as certain background.
+        votes: (N, H, W) float in [0, 1], the share of flipped views in which a pixel is foreground, or None.
 
     Returns:
         The signals of every class. Values that are not finite or not in [0, 1] make it unusable.
@@ -112,6 +129,8 @@ def signals(
         raise ValueError(f"probability must be a non-empty (N, H, W) array, not {probability.shape}")
     if edge is not None and edge.shape != probability.shape:
         raise ValueError(f"edge must have the shape of probability, {probability.shape}, not {edge.shape}")
+    if votes is not None and votes.shape != probability.shape:
+        raise ValueError(f"votes must have the shape of probability, {probability.shape}, not {votes.shape}")
     if valid is not None and valid.shape != probability.shape[1:]:
         raise ValueError(f"valid must be {probability.shape[1:]}, not {valid.shape}")
     if not 0 < cut < 1:
@@ -119,8 +138,9 @@ def signals(
     seen = probability if valid is None else np.where(valid, probability, 0)
     usable = bool(np.isfinite(seen).all() and seen.min() >= 0 and seen.max() <= 1)
     planes = seen if usable else np.clip(np.nan_to_num(seen, nan=0.0, posinf=1.0, neginf=0.0), 0, 1)
-    edges = [None] * len(planes) if edge is None else list(edge)
-    return Signals(tuple(_measure(p, e, cut) for p, e in zip(planes, edges, strict=True)), usable)
+    edges, shares = ([None] * len(planes) if maps is None else list(maps) for maps in (edge, votes))
+    each = zip(planes, edges, shares, strict=True)
+    return Signals(tuple(_measure(p, e, v, cut) for p, e, v in each), usable)
 
 
 def score(measured: Signals) -> float:
@@ -129,10 +149,12 @@ def score(measured: Signals) -> float:
     return value if measured.usable and math.isfinite(value) else 0.0
 
 
-def features(measured: Mapping[str, Any]) -> list[float] | None:
+def features(measured: Mapping[str, Any]) -> list[float | None] | None:
     """What the predicted IoU is regressed on: the signals of the worst class, from `Signals.to_dict`.
 
-    None for a mask without foreground, an unusable one, and one that was measured before all signals were.
+    None for a mask without foreground, an unusable one, and one that was measured before all signals were; a
+    None among them for one that can be switched off. These stand at the end, in the order in which they came
+    to be, so that a list that was stored earlier is the beginning of one of today.
     """
     classes = measured.get("classes")
     if not measured.get("usable") or not classes:
@@ -141,7 +163,8 @@ def features(measured: Mapping[str, Any]) -> list[float] | None:
     if worst["empty"] or not worst.keys() >= set(_REGRESSED):
         return None
     told = [0.0 if worst[name] is None else float(worst[name]) for name in _REGRESSED]
-    return [*told, math.log(worst["foreground_share"] + _LEAST_SHARE)]
+    may_lack = [worst.get(name) for name in _MAY_LACK]
+    return [*told, math.log(worst["foreground_share"] + _LEAST_SHARE), *may_lack]
 
 
 def class_score(soft_dice_confidence: float, stability: float, peak: float, empty: bool, cut: float) -> float:
@@ -160,7 +183,7 @@ def class_score(soft_dice_confidence: float, stability: float, peak: float, empt
     return float(np.clip(math.sqrt(overlap * stability), 0, 1))
 
 
-def _measure(p: Plane, edge: Plane | None, cut: float) -> ClassSignals:
+def _measure(p: Plane, edge: Plane | None, votes: Plane | None, cut: float) -> ClassSignals:
     """The signals of one (H, W) plane of probabilities in [0, 1]."""
     mask = p > cut
     empty = not mask.any()
@@ -184,6 +207,7 @@ def _measure(p: Plane, edge: Plane | None, cut: float) -> ClassSignals:
         peak=peak,
         empty=empty,
         score=class_score(soft_dice, stability, peak, empty, cut),
+        flip_agreement=None if votes is None else _flip_agreement(votes),
     )
 
 
@@ -195,6 +219,12 @@ def outline(mask: NDArray[np.bool_], width: int) -> NDArray[np.bool_]:
         grey, size, mode="nearest"
     )
     return band
+
+
+def _flip_agreement(votes: Plane) -> float:
+    """Two views drawn with replacement both hold a pixel with probability v^2, and v / 2 + v / 2 is one's."""
+    total = float(votes.sum(dtype=np.float64))
+    return float(np.square(votes, dtype=np.float64).sum()) / total if total else 1.0
 
 
 def _peak(p: Plane) -> float:

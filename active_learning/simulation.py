@@ -30,7 +30,7 @@ from active_learning.acquisition import STRATEGIES, Candidate, order
 from active_learning.fine_tuning import MODE
 from active_learning.oracle import annotate
 from active_learning.risk import aurc, rank_correlation, risk_coverage
-from active_learning.signals import score, signals
+from active_learning.signals import measure, score
 from active_learning.split import HOLDOUT, TRAIN, assign
 from model.errors import ELNetError
 from model.metrics import SegmentationMetrics
@@ -268,7 +268,7 @@ def _look(predictor: Predictor | None, images: Sequence[_Image]) -> dict[int, _S
     for begin in range(0, len(images), _AT_ONCE):
         group = images[begin : begin + _AT_ONCE]
         for image, found in zip(group, predictor.predict([i.raster for i in group]), strict=True):
-            measured = signals(found.probability, found.edge, CUT, image.raster.valid)
+            measured = measure(found, CUT, image.raster.valid)
             quality = score(measured)
             candidate = Candidate.of(image.key, quality, measured.to_dict(), found.embedding)
             said[image.key] = _Said(found.probability > CUT, quality, candidate)

@@ -17,12 +17,11 @@ import numpy as np
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
-from active_learning.calibrator import cross_fitted
 from active_learning.guarantee import Guarantee, Promise, guarantee
 from active_learning.ledger.locking import lock_project
 from active_learning.ledger.tables import Label, LabelSource, Prediction, Project, Task, ThresholdChange
 from active_learning.living import current_ids
-from active_learning.quality import calibration_samples, recalibrate
+from active_learning.quality import calibration_samples, cross_graded, recalibrate
 from active_learning.risk import ThresholdError, check
 from active_learning.routing import route
 
@@ -127,12 +126,7 @@ def assess(session: Session, project: Project, promised: Promise) -> Guarantee:
         return guarantee([], [], promised)
     recalibrate(session, project, project.champion)
     samples = calibration_samples(session, project, project.champion)
-    qualities = cross_fitted(
-        [s.score for s in samples],
-        [s.iou for s in samples],
-        [s.scene for s in samples],
-        [s.features for s in samples],
-    )
+    qualities = cross_graded(samples)
     own = [i for i, sample in enumerate(samples) if sample.version == project.champion_id]
     ious, scenes = [samples[i].iou for i in own], [samples[i].scene for i in own]
     return guarantee(qualities[own].tolist(), ious, promised, scenes)

@@ -17,7 +17,7 @@ from active_learning.inference import opened
 from active_learning.ledger import Ledger, Project, Task, TaskStatus
 from active_learning.living import current_label
 from active_learning.ports import ImageSource, Prefill
-from active_learning.signals import score, signals
+from active_learning.signals import measure, score
 from backend.label_studio import LabelStudio
 from backend.label_studio_api import ENHANCED_MARK
 from backend.views import ENHANCED, ensure_views
@@ -184,7 +184,7 @@ def _tell(
         if not added and not removed:
             rows[task_id] = Suggested(task_id, outcome="unchanged")
             continue
-        quality = score(signals(one.prediction.probability, one.prediction.edge, CUT))
+        quality = score(measure(one.prediction, CUT))
         rows[task_id] = Suggested(task_id, added, removed, quality)
         prefills.append(Prefill(task_id, one.masks, quality, version + ENHANCED_MARK))
     held = tool.suggest(project.tool_project_id, project.classes, prefills)

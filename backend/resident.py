@@ -39,7 +39,9 @@ class ResidentPredictors:
             if self._pool is None:
                 from active_learning.predictors import PredictorPool
 
-                self._pool = PredictorPool(self._settings.device, self._settings.batch_size)
+                self._pool = PredictorPool(
+                    self._settings.device, self._settings.batch_size, self._settings.flips
+                )
         with self._ledger.session(write=False) as session:
             serving = {champion for champion in session.scalars(select(Project.champion_id)) if champion}
         self._pool.keep(serving | {version.id})

@@ -16,6 +16,7 @@ from pydantic_settings import (
 )
 
 from model.errors import ELNetError
+from model.symmetry import FLIPS
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -100,6 +101,7 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     trunk: str = "sam2-hiera-tiny"
     batch_size: int = Field(default=8, ge=1)
+    flips: int = 1  # views that a prediction is the mean of
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     poll_s: float = Field(default=1.0, gt=0)  # how often the worker looks for work
     reconcile_s: float = Field(default=60.0, gt=0)  # how often it reads the tool for lost events
@@ -107,6 +109,13 @@ class Settings(BaseSettings):
     web: WebSettings = WebSettings()
     media: MediaSettings = MediaSettings()
     loop: LoopSettings = LoopSettings()
+
+    @field_validator("flips")
+    @classmethod
+    def _whole_group(cls, value: int) -> int:
+        if value not in FLIPS:
+            raise ValueError(f"{value} should be one of {', '.join(map(str, FLIPS))}")
+        return value
 
     @classmethod
     def settings_customise_sources(

@@ -59,7 +59,7 @@ class Worker:
             ledger=ledger,
             images=interruptible(images, self._stop),
             tool=interruptible(tool, self._stop),
-            predictors=PredictorPool(settings.device, settings.batch_size),
+            predictors=PredictorPool(settings.device, settings.batch_size, settings.flips),
             folder=settings.state.resolve(),
             device=settings.device,
             training={"trunk": settings.trunk},

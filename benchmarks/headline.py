@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from active_learning.signals import measure
 from active_learning.signals import score as quality_score
-from active_learning.signals import signals
 from benchmarks import classical
 from benchmarks.accuracy import choose, kept_lines, link_pairs, median_and_range, network_input, score
 from model.data import SegmentationData
@@ -134,7 +134,7 @@ def _automatic(predictor: Predictor, pairs: Sequence[Pair], folder: Path) -> dic
     for pair in pairs:
         raster, _, _ = read_pair(pair)
         [said] = predictor.predict([raster])
-        quality = quality_score(signals(said.probability, said.edge, CUT, raster.valid))
+        quality = quality_score(measure(said, CUT, raster.valid))
         found[_write(pair, said.probability[0] > CUT, folder)] = quality
     return found
 

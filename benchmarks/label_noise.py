@@ -25,7 +25,7 @@ from scipy import ndimage
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from active_learning.calibrator import cross_fitted
-from active_learning.signals import features, score, signals
+from active_learning.signals import features, measure, score
 from model.device import describe_machine
 from model.metrics import iou
 from model.pairs import find_pairs, read_pair
@@ -72,7 +72,7 @@ def collect(predictor: Predictor, data: Path) -> Sample:
     for pair in find_pairs(data)[0]:
         image, truth, _ = read_pair(pair)
         [found] = predictor.predict([image])
-        measured = signals(found.probability, found.edge, CUT, image.valid)
+        measured = measure(found, CUT, image.valid)
         sample.probabilities.append(np.asarray(found.probability[0], np.float32))
         sample.labels.append(truth[0])
         sample.scenes.append(pair.scene)

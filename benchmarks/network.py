@@ -16,7 +16,7 @@ from unittest import mock
 import numpy as np
 import torch
 
-from active_learning.signals import score, signals
+from active_learning.signals import measure, score
 from backend.label_config import parse_label_config
 from backend.regions import masks_to_regions
 from benchmarks.timing import in_turn
@@ -26,7 +26,7 @@ from model.elnet import SAM2ELNet
 from model.hiera import Mode, trunk_spec
 from model.losses import elnet_loss
 from model.openvino_trunk import is_available
-from model.predictor import Predictor
+from model.predictor import CUT, Predictor
 from model.raster import Raster, write_mask, write_png
 from model.train_config import TrainConfig
 from model.training import train
@@ -97,7 +97,7 @@ def _ways(folder: Path) -> dict[str, Callable[[], object]]:
 
     def prefill(predictor: Predictor) -> None:
         for prediction in predictor.predict(rasters):
-            score(signals(prediction.probability, prediction.edge))
+            score(measure(prediction, CUT))
             masks_to_regions(prediction.probability >= 0.5, card.classes, control, 1.0)
 
     def fine_tuning(precision: Precision) -> None:

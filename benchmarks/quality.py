@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from active_learning.calibrator import Calibrator, cross_fitted
 from active_learning.guarantee import Promise, guarantee
-from active_learning.risk import aurc, rank_correlation, risk_coverage
-from active_learning.signals import features, score, signals
+from active_learning.risk import augrc, aurc, rank_correlation, risk_coverage
+from active_learning.signals import features, measure, score
 from model.device import describe_machine
 from model.metrics import SegmentationMetrics
 from model.pairs import find_pairs, read_pair
@@ -55,9 +55,9 @@ def main() -> None:
     print(f"{datetime.now(UTC):%Y-%m-%d}, {describe_machine()}, torch {torch.__version__}")
     sample = collect(given.checkpoint, given.data)
     print(f"{len(sample.ious)} images of {len(set(sample.scenes))} scenes, mean IoU {sample.ious.mean():.3f}")
-    print("\n| score | rank correlation | AURC | of mean confidence's |\n|---|---|---|---|")
-    for name, rank, area, share in ranks(sample):
-        print(f"| {name} | {rank:.3f} | {area:.3f} | {share:.2f} |")
+    print("\n| score | rank correlation | AURC | of mean confidence's | AUGRC |\n|---|---|---|---|---|")
+    for name, rank, area, share, general in ranks(sample):
+        print(f"| {name} | {rank:.3f} | {area:.3f} | {share:.2f} | {general:.3f} |")
     error, kinds = calibration_error(sample, given.splits)
     chosen = ", ".join(f"{kind} {count}" for kind, count in kinds.most_common())
     print("\nPredicted IoU, fitted on one half of the scenes and measured on the other:")
@@ -86,7 +86,7 @@ def collect(checkpoint: Path, data: Path) -> Sample:
         image, truth, valid = read_pair(pair)
         [found] = predictor.predict([image])
         metrics.update(found.probability > CUT, truth, valid, name=pair.stem)
-        measured = signals(found.probability, found.edge, CUT, image.valid)
+        measured = measure(found, CUT, image.valid)
         told.append(features(measured.to_dict()))
         rows.append(_scores(found.probability[:, image.valid], measured.to_dict(), score(measured)))
     ious = np.array([entry["iou"] for entry in metrics.compute().per_image])
@@ -113,20 +113,20 @@ def _scores(probability: NDArray[Any], measured: Mapping[str, Any], ours: float)
     }
 
 
-def ranks(sample: Sample) -> list[tuple[str, float, float, float]]:
-    """Of each score: its name, rank correlation with IoU, AURC, and that as a share of mean confidence's."""
-    areas = {
-        name: aurc(risk_coverage(values.tolist(), sample.ious.tolist()))
-        for name, values in sample.scores.items()
-    }
+def ranks(sample: Sample) -> list[tuple[str, float, float, float, float]]:
+    """Of each score: its name, rank correlation with IoU, AURC, that over mean confidence's, and AUGRC."""
+    ious = sample.ious.tolist()
+    curves = {name: risk_coverage(values.tolist(), ious) for name, values in sample.scores.items()}
+    confidence = aurc(curves["mean confidence"])
     return [
         (
             name,
-            rank_correlation(values.tolist(), sample.ious.tolist()) or 0.0,
-            areas[name],
-            areas[name] / areas["mean confidence"],
+            rank_correlation(sample.scores[name].tolist(), ious) or 0.0,
+            aurc(curve),
+            aurc(curve) / confidence,
+            augrc(curve),
         )
-        for name, values in sample.scores.items()
+        for name, curve in curves.items()
     ]
 
 

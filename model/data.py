@@ -19,6 +19,7 @@ from model.pairs import DataError, Pair, find_pairs, read_pair
 from model.prompts import encode
 from model.raster import MAX_PIXELS
 from model.scenes import scene_of, split_by_scene
+from model.symmetry import Symmetry
 from model.tiles import STRIDE, Window, extract, windows
 
 __all__ = [
@@ -142,8 +143,8 @@ class SegmentationData(Dataset[Sample]):
         valid[: window.height, : window.width] = _inside(decoded.valid, window)
         gain, offset = 1.0, 0.0
         if random is not None:
-            turns, mirror = int(random.integers(4)), bool(random.integers(2))
-            pixels, masks, valid = (_turn(a, turns, mirror) for a in (pixels, masks, valid))
+            symmetry = Symmetry(int(random.integers(4)), bool(random.integers(2)))
+            pixels, masks, valid = (symmetry.apply(a) for a in (pixels, masks, valid))
             gain += float(random.uniform(-_GAIN, _GAIN))
             offset += float(random.uniform(-_OFFSET, _OFFSET))
         planes = np.ascontiguousarray(masks.transpose(2, 0, 1))
@@ -233,9 +234,3 @@ def _draw_window(valid: NDArray[np.bool_], like: Window, random: np.random.Gener
         min(max(row - like.height // 2, 0), rows), min(max(col - like.width // 2, 0), cols),
         like.height, like.width,
     )  # fmt: skip
-
-
-def _turn(array: NDArray[Any], turns: int, mirror: bool) -> NDArray[Any]:
-    """One of the eight symmetries of the square, over the first two axes."""
-    turned = np.rot90(array, turns)
-    return turned[:, ::-1] if mirror else turned

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from model.feature_cache import keep_frozen
 from model.openvino_trunk import is_available
 from model.prompts import encode
 from model.raster import Raster
+from model.symmetry import FLIPS, SYMMETRIES
 from model.tiles import STRIDE, Window, extract, stitch, windows
 
 CUT = 0.5  # of the probability: foreground is above
@@ -27,7 +29,7 @@ HALO_SHARE = 8  # a tile's halo is this part of its side
 
 
 class PredictionError(ELNetError):
-    """The model cannot be run on this device."""
+    """The model cannot be run as it is asked to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,8 @@ class ImagePrediction:
     Attributes:
         probability: (N, H, W) float32 in [0, 1], of each class by itself; 0 where the image is not valid.
         edge: (N, H, W) float32 in [0, 1], of the classes' boundaries; 0 where the image is not valid.
+        votes: (N, H, W) float32 in [0, 1], the share of the flipped views in which a pixel is foreground; 0
+            where the image is not valid. None where the image was seen in one view.
         embedding: (C,) float32, the mean of the tiles' embeddings, weighted by their valid pixels; 0 for an
             image without any.
     """
@@ -44,11 +48,12 @@ class ImagePrediction:
     probability: NDArray[np.float32]
     edge: NDArray[np.float32]
     embedding: NDArray[np.float32]
+    votes: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Tile:
-    """One window of one image. `maps` is (2 N, size, size): probabilities, then edges."""
+    """One window of one image. `maps` is (C, size, size): N probabilities, N edges, and N votes if any."""
 
     image: int
     window: Window
@@ -65,14 +70,25 @@ class Predictor:
         batch_size: tiles that go through the network, and are held, at a time.
         cache_gb: of disk for what the frozen trunk makes of each tile, see `model.feature_cache`: worth it
             where the same images are predicted by version after version; 0: none.
+        flips: in how many views each tile is seen: 1 as it is, 2 also mirrored, 4 upside down too, 8 turned
+            as well. Probabilities and edges are their mean, the time is so many times as long.
 
     Raises:
+        PredictionError: no such number of flips.
         ELNetError: the checkpoint, its trunk or the device is not there, or damaged.
     """
 
     def __init__(
-        self, checkpoint: Path, device: str = "auto", batch_size: int = 8, cache_gb: float = 0.0
+        self,
+        checkpoint: Path,
+        device: str = "auto",
+        batch_size: int = 8,
+        cache_gb: float = 0.0,
+        flips: int = 1,
     ) -> None:
+        if flips not in FLIPS:
+            raise PredictionError(f"{flips} flips do not make a group: take 1, 2, 4 or 8")
+        self._views = SYMMETRIES[:flips]
         self.device = pick_device(device)
         self.batch_size = max(1, batch_size)
         self._model, self.card = load_checkpoint(checkpoint, self.device)
@@ -139,8 +155,8 @@ class Predictor:
             if coarse is not None:
                 planes = (coarse[index].transpose(1, 2, 0) for index, _ in batch)
                 cut = (extract(p, window, self.tile) for p, (_, window) in zip(planes, batch, strict=True))
-                prompt = torch.from_numpy(np.stack([encode(mask.transpose(2, 0, 1)) for mask in cut]))
-            maps, embeddings = self._forward(torch.from_numpy(pixels), prompt)
+                prompt = np.stack([encode(mask.transpose(2, 0, 1)) for mask in cut])
+            maps, embeddings = self._look(pixels, prompt)
             for (index, window), tile, embedding in zip(batch, maps, embeddings, strict=True):
                 yield _Tile(index, window, tile, embedding)
 
@@ -148,8 +164,29 @@ class Predictor:
         height, width = image.valid.shape
         return windows(height, width, self.tile, self.halo)
 
+    def _look(
+        self, pixels: NDArray[np.uint8], prompt: NDArray[np.float32] | None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Tiles in all views, (B, H, W, 3) and (B, 2 N, H, W) -> what a `_Tile` holds, of each.
+
+        An embedding is of the tile as it is: whether views are added must not make an image another one.
+        """
+        maps, embeddings = self._forward(pixels, prompt)
+        if len(self._views) == 1:
+            return maps, embeddings
+        classes = len(self.card.classes)
+        votes = (maps[:, :classes] > CUT).astype(np.float32)
+        for view in self._views[1:]:
+            said = None if prompt is None else view.apply(prompt, (2, 3))
+            again = view.undo(self._forward(view.apply(pixels, (1, 2)), said)[0], (2, 3))
+            maps += again
+            votes += again[:, :classes] > CUT
+        maps = np.concatenate([maps, votes], axis=1)
+        maps /= len(self._views)
+        return maps, embeddings
+
     def _forward(
-        self, pixels: torch.Tensor, prompt: torch.Tensor | None
+        self, pixels: NDArray[np.uint8], prompt: NDArray[np.float32] | None
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """(B, H, W, 3) uint8, (B, 2 N, H, W) -> (B, 2 N, H, W) probabilities and edges, (B, C) embeddings.
 
@@ -157,8 +194,8 @@ class Predictor:
         """
         try:
             with self._lock, torch.inference_mode(), autocast(self.device):
-                x = pixels.to(self.device).permute(0, 3, 1, 2).float() / 255  # (B, 3, H, W)
-                said = prompt.to(self.device) if prompt is not None else None
+                x = self._tensor(pixels).permute(0, 3, 1, 2).float() / 255  # (B, 3, H, W)
+                said = self._tensor(prompt) if prompt is not None else None
                 output = self._network((x - self._mean) / self._std, said)
                 maps = torch.cat([output.mask, output.edge], dim=1).float().sigmoid()  # (B, 2 N, H, W)
                 return maps.cpu().numpy(), output.embedding.float().cpu().numpy()
@@ -169,10 +206,13 @@ class Predictor:
                     "free it or take --device cpu"
                 ) from error
         torch.cuda.empty_cache()
-        prompts = prompt.tensor_split(2) if prompt is not None else (None, None)
-        halves = [self._forward(*half) for half in zip(pixels.tensor_split(2), prompts, strict=True)]
+        prompts = np.array_split(prompt, 2) if prompt is not None else (None, None)
+        halves = [self._forward(*half) for half in zip(np.array_split(pixels, 2), prompts, strict=True)]
         maps_of_halves, embeddings_of_halves = zip(*halves, strict=True)
         return np.concatenate(maps_of_halves), np.concatenate(embeddings_of_halves)
+
+    def _tensor(self, array: NDArray[Any]) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
 
     def _network(self, x: torch.Tensor, prompt: torch.Tensor | None) -> ELNetOutput:
         """As `SAM2ELNet.forward`; the frozen part may be read from disk, or computed by OpenVINO."""
@@ -195,15 +235,18 @@ class Predictor:
                 area += valid
                 yield tile.window, tile.maps
 
-        both = stitch(maps(), 2 * classes, height, width, self.halo)
-        np.clip(both, 0, 1, out=both)  # the running mean may leave the range by a rounding
-        both[:, ~image.valid] = 0
-        return ImagePrediction(both[:classes], both[classes:], (embedding / area).astype(np.float32))
+        parts = 2 if len(self._views) == 1 else 3
+        whole = stitch(maps(), parts * classes, height, width, self.halo)
+        np.clip(whole, 0, 1, out=whole)  # the running mean may leave the range by a rounding
+        whole[:, ~image.valid] = 0
+        probability, edge, *votes = np.split(whole, parts)
+        return ImagePrediction(probability, edge, (embedding / area).astype(np.float32), *votes)
 
     def _nothing(self, image: Raster) -> ImagePrediction:
         """Empty masks for an image without a valid pixel."""
-        empty = np.zeros((2, len(self.card.classes), *image.valid.shape), np.float32)
-        return ImagePrediction(empty[0], empty[1], np.zeros(self._embedding_size, np.float32))
+        parts = 2 if len(self._views) == 1 else 3
+        probability, edge, *votes = np.zeros((parts, len(self.card.classes), *image.valid.shape), np.float32)
+        return ImagePrediction(probability, edge, np.zeros(self._embedding_size, np.float32), *votes)
 
     @property
     def _embedding_size(self) -> int:

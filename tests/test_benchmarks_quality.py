@@ -37,10 +37,11 @@ def test_siblings_stay_on_one_side() -> None:
 
 
 def test_a_score_that_tells_the_iou_beats_one_that_does_not() -> None:
-    (ours, rank, area, share), (other, no_rank, no_area, whole) = ranks(sample())
+    (ours, rank, area, share, general), (other, no_rank, no_area, whole, no_general) = ranks(sample())
     assert (ours, other) == ("score (ours)", "mean confidence")
     assert rank > 0.95 > 0.3 > abs(no_rank)
     assert area < no_area
+    assert general < no_general
     assert share == pytest.approx(area / no_area)
     assert whole == 1
     error, kinds = calibration_error(sample(), 5)

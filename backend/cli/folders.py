@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from active_learning.quality import score, signals
+from active_learning.signals import measure, score
 from backend.cli.progress import Report
 from model.errors import ELNetError
 from model.metrics import SegmentationMetrics
@@ -225,7 +225,7 @@ def paths_of(files: dict[str, Path]) -> str | dict[str, str]:
 
 def quality_of(raster: Raster, prediction: ImagePrediction) -> float:
     """The predicted IoU of an image's masks."""
-    return round(score(signals(prediction.probability, prediction.edge, CUT, raster.valid)), 6)
+    return round(score(measure(prediction, CUT, raster.valid)), 6)
 
 
 def _pixels_at_a_time(predictor: Predictor) -> int:

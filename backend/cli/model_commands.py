@@ -24,6 +24,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON and nothing
 DeviceOption = Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where to compute.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of everything random.")]
 BatchOption = Annotated[int, typer.Option(min=1, help="Tiles that go through the network at a time.")]
+FlipsOption = Annotated[
+    int, typer.Option(metavar="1|2|4|8", help="Mirrored and turned views that a prediction is the mean of.")
+]
 PixelsOption = Annotated[int, typer.Option(min=1, help="The largest image that is read.")]
 CheckpointOption = Annotated[Path, typer.Option(help="A checkpoint folder, as `elnet train` writes it.")]
 ReachOption = Annotated[
@@ -143,6 +146,7 @@ def evaluate(
     data: DataOption,
     checkpoint: CheckpointOption,
     batch_size: BatchOption = 8,
+    flips: FlipsOption = 1,
     max_pixels: PixelsOption = 400_000_000,
     device: DeviceOption = "auto",
     seed: SeedOption = 0,
@@ -151,7 +155,7 @@ def evaluate(
     """Measure a checkpoint on a folder with truth."""
     from backend.cli.folders import evaluate_folder
 
-    predictor = _predictor(checkpoint, device, batch_size, seed)
+    predictor = _predictor(checkpoint, device, batch_size, flips, seed)
     with progress_bar(hidden=json_) as report:
         row = evaluate_folder(data, predictor, report, max_pixels)
     _show(row, json_)
@@ -162,6 +166,7 @@ def predict(
     images: Annotated[Path, typer.Option(help="A folder of PNG, JPEG and GeoTIFF, or one such file.")],
     out: Annotated[Path, typer.Option(help="Gets masks/ and predictions.jsonl.")],
     batch_size: BatchOption = 8,
+    flips: FlipsOption = 1,
     max_pixels: PixelsOption = 400_000_000,
     device: DeviceOption = "auto",
     seed: SeedOption = 0,
@@ -173,7 +178,7 @@ def predict(
     """
     from backend.cli.folders import predict_folder
 
-    predictor = _predictor(checkpoint, device, batch_size, seed)
+    predictor = _predictor(checkpoint, device, batch_size, flips, seed)
     with progress_bar(hidden=json_) as report:
         summary = predict_folder(images, predictor, out, report, max_pixels)
     _finish(summary, "predicted", summary["predictions"], json_)
@@ -186,6 +191,7 @@ def enhance(
     reach: ReachOption = 12.0,
     smallest: SmallestOption = 24,
     batch_size: BatchOption = 8,
+    flips: FlipsOption = 1,
     max_pixels: PixelsOption = 400_000_000,
     device: DeviceOption = "auto",
     seed: SeedOption = 0,
@@ -197,7 +203,7 @@ def enhance(
     """
     from backend.cli.enhancing import enhance_folder
 
-    predictor = _predictor(checkpoint, device, batch_size, seed)
+    predictor = _predictor(checkpoint, device, batch_size, flips, seed)
     with progress_bar(hidden=json_) as report:
         summary = enhance_folder(
             data, predictor, out, report, reach=reach, smallest=smallest, max_pixels=max_pixels
@@ -218,13 +224,13 @@ def _finish(summary: dict[str, Any], done: str, file: str, as_json: bool) -> Non
         )
 
 
-def _predictor(checkpoint: Path, device: str, batch_size: int, seed: int) -> Predictor:
+def _predictor(checkpoint: Path, device: str, batch_size: int, flips: int, seed: int) -> Predictor:
     import torch
 
     from model.predictor import Predictor
 
     torch.manual_seed(seed)
-    return Predictor(checkpoint, device, batch_size)
+    return Predictor(checkpoint, device, batch_size, flips=flips)
 
 
 def _show(row: dict[str, Any], as_json: bool) -> None:

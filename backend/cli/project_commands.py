@@ -148,7 +148,7 @@ def enhance_labels(
                     f"no version serves {found.name!r} yet: name a checkpoint of `elnet train --prompted 0.5`"
                 )
             checkpoint = Path(champion.path)
-        predictor = Predictor(checkpoint, settings.device, settings.batch_size)
+        predictor = Predictor(checkpoint, settings.device, settings.batch_size, flips=settings.flips)
         images = MediaStore.from_settings(settings)
         with progress_bar(hidden=json_) as report:
             rows = suggest(

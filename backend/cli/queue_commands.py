@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from statistics import fmean
 from typing import Annotated
@@ -12,6 +13,7 @@ from active_learning import queue as queues
 from active_learning import standing
 from active_learning.judgements import Judgement, anchoring, audits
 from active_learning.ledger import TaskStatus
+from active_learning.reliability import Reliability, reliability
 from backend.cli.common import JsonOption, ProjectOption, find_project, ledger_session, show, task_url
 
 
@@ -47,10 +49,17 @@ def audit(
     worst: Annotated[
         bool, typer.Option("--worst", help="Those that fell shortest of what was predicted first.")
     ] = False,
+    told: Annotated[
+        bool,
+        typer.Option("--reliability", help="Whether masks are as good as predicted, from low to high."),
+    ] = False,
     project: ProjectOption = None,
     json_: JsonOption = False,
 ) -> None:
     """What audits said: the IoU that was predicted of each mask, and the one that a human's label gave it."""
+    if told:
+        _show_reliability(project, json_)
+        return
     with ledger_session(write=False) as session:
         found = find_project(session, project)
         done = audits(session, found)
@@ -62,6 +71,33 @@ def audit(
         typer.echo(_summary(done, waiting, champion), err=True)
     if done or json_:
         show([asdict(one) for one in done[:limit]], as_json=json_, empty="")
+
+
+def _show_reliability(project: str | None, as_json: bool) -> None:
+    with ledger_session(write=False) as session:
+        found = find_project(session, project)
+        diagram = reliability(session, found)
+    rows = [asdict(one) for one in diagram.bins] if diagram else []
+    if as_json:
+        typer.echo(json.dumps(asdict(diagram) if diagram else None, indent=2))
+        return
+    if diagram:
+        typer.echo(_in_words(diagram), err=True)
+    show(rows, as_json=False, empty=f"No audit tells of the version that serves {found.name!r} yet.")
+
+
+def _in_words(diagram: Reliability) -> str:
+    maps = {
+        "identity": "the score as it is, for there are too few audits to fit a map on",
+        "isotonic": "a map of the score (isotonic regression)",
+        "ridge": "a map of all signals (ridge regression)",
+    }
+    return (
+        f"Predicted IoU is {maps[diagram.kind]}. On {diagram.audits} audits, each graded without its own "
+        f"scene, one mask is off by {diagram.absolute_error:.3f} on the average, and a bin of masks by "
+        f"{diagram.calibration_error:.3f}; rank correlation of predicted and true IoU "
+        f"{'unknown' if diagram.rank_correlation is None else f'{diagram.rank_correlation:.2f}'}."
+    )
 
 
 def _summary(done: list[Judgement], waiting: int, champion: str | None) -> str:

@@ -25,6 +25,7 @@ from active_learning.ports import (
     ToolTask,
     ToolUnavailableError,
 )
+from model.predictor import ImagePrediction
 from model.raster import Raster
 
 SIDE = 32
@@ -46,13 +47,6 @@ class FakeImages:
         return found
 
 
-@dataclass(frozen=True)
-class FakePrediction:
-    probability: NDArray[np.float32]
-    edge: NDArray[np.float32]
-    embedding: NDArray[np.float32]
-
-
 class FakePredictor:
     """The probability is the red channel, the edge is nowhere, the embedding a hash of the pixels."""
 
@@ -62,18 +56,18 @@ class FakePredictor:
         self.broken = False
         self.batches: list[int] = []
 
-    def predict(self, images: Sequence[Raster]) -> list[FakePrediction]:
+    def predict(self, images: Sequence[Raster]) -> list[ImagePrediction]:
         self.batches.append(len(images))
         if self.broken or any(image.pixels[0, 0, 1] == CRASH for image in images):
             raise RuntimeError("the kernel died")
         return [self._one(image) for image in images]
 
-    def _one(self, image: Raster) -> FakePrediction:
+    def _one(self, image: Raster) -> ImagePrediction:
         plane = image.pixels[..., 0].astype(np.float32) / 255
         probability = np.repeat(plane[None], self.classes, axis=0)
         seed = hashlib.sha256(image.pixels.tobytes()).digest()
         embedding = np.frombuffer(seed, dtype=np.uint8).astype(np.float32)
-        return FakePrediction(probability, np.zeros_like(probability), embedding)
+        return ImagePrediction(probability, np.zeros_like(probability), embedding)
 
 
 class FakeTool:

@@ -145,3 +145,44 @@ def test_a_stored_regression_that_is_none_is_refused(change):
     fitted = Calibrator.fit(scores, ious, features=signals)
     with pytest.raises(QualityError, match="recalibrate"):
         Calibrator.from_dict("ridge", 120, {**fitted.to_dict(), **change})
+
+
+def with_flips(signals: list[list[float]], measured: int) -> list[list[float | None]]:
+    """The same with a third signal, that only the last `measured` of them have."""
+    lacking = len(signals) - measured
+    return [[*pair, None if i < lacking else 0.9] for i, pair in enumerate(signals)]
+
+
+def test_a_signal_that_some_audits_lack_counts_there_as_on_average():
+    scores, ious, signals = told()
+    fitted = Calibrator.fit(scores, ious, features=with_flips(signals, 10))
+    plain = Calibrator.fit(scores, ious, features=signals)
+    assert fitted.kind == plain.kind == "ridge"
+    [lacks, has] = fitted.predict([0.5] * 2, [[*signals[0], None], [*signals[0], 0.9]])
+    assert lacks == pytest.approx(has)
+    assert lacks == pytest.approx(plain.predict([0.5], [signals[0]])[0], abs=0.02)
+
+
+def test_a_signal_that_no_audit_has_tells_nothing():
+    scores, ious, signals = told()
+    fitted = Calibrator.fit(scores, ious, features=with_flips(signals, 0))
+    assert fitted.weights[2] == 0
+    assert np.isfinite(fitted.predict([0.5], [[*signals[0], 0.3]])).all()
+
+
+def test_lists_from_before_a_signal_came_to_be_go_with_those_of_today():
+    scores, ious, signals = told()
+    both = [*signals[:100], *with_flips(signals, len(signals))[100:]]
+    fitted = Calibrator.fit(scores, ious, features=both)
+    assert len(fitted.weights) == 3
+    early = Calibrator.fit(scores, ious, features=signals)
+    assert early.predict([0.5], [[*signals[0], 0.9]]) == early.predict([0.5], [signals[0]])
+
+
+def test_a_regression_that_was_stored_without_means_is_read():
+    scores, ious, signals = told()
+    fitted = Calibrator.fit(scores, ious, features=signals)
+    parameters = fitted.to_dict()
+    del parameters["means"]
+    read = Calibrator.from_dict("ridge", fitted.samples, parameters)
+    assert read.predict([0.5], [signals[0]]) == fitted.predict([0.5], [signals[0]])

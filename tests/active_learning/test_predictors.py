@@ -17,18 +17,18 @@ from model.checkpoint import CheckpointError
 class Loaded:
     """Stands for a predictor; remembers how it was made."""
 
-    made: list[tuple[Path, str, int]] = []  # noqa: RUF012 - emptied by the fixture
+    made: list[tuple[Path, str, int, int]] = []  # noqa: RUF012 - emptied by the fixture
 
-    def __init__(self, checkpoint: Path, device: str, batch_size: int) -> None:
+    def __init__(self, checkpoint: Path, device: str, batch_size: int, flips: int) -> None:
         time.sleep(0.05)  # long enough for two threads to meet
-        self.made.append((checkpoint, device, batch_size))
+        self.made.append((checkpoint, device, batch_size, flips))
 
 
 @pytest.fixture
 def pool(monkeypatch: pytest.MonkeyPatch) -> PredictorPool:
     Loaded.made.clear()
     monkeypatch.setattr(predictors, "Predictor", Loaded)
-    return PredictorPool("cpu", 3)
+    return PredictorPool("cpu", 3, 2)
 
 
 def version(number: int) -> ModelVersion:
@@ -38,7 +38,7 @@ def version(number: int) -> ModelVersion:
 def test_a_version_is_loaded_once(pool: PredictorPool) -> None:
     assert pool.get(version(1)) is pool.get(version(1))
     assert pool.get(version(2)) is not pool.get(version(1))
-    assert Loaded.made == [(Path("models/1"), "cpu", 3), (Path("models/2"), "cpu", 3)]
+    assert Loaded.made == [(Path("models/1"), "cpu", 3, 2), (Path("models/2"), "cpu", 3, 2)]
 
 
 def test_threads_share_it(pool: PredictorPool) -> None:

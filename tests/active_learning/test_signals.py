@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from active_learning.signals import Signals, class_score, outline, score, signals
+from active_learning.signals import Signals, class_score, features, outline, score, signals
 
 
 def blob(inside: float, outside: float = 0.0, size: int = 64) -> np.ndarray:
@@ -129,3 +129,40 @@ def test_any_array_gives_a_finite_score_in_the_unit_interval(p):
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1), st.booleans(), st.floats(0.01, 0.99))
 def test_the_score_of_a_class_stays_in_the_unit_interval(dice, stability, peak, empty, cut):
     assert 0 <= class_score(dice, stability, peak, empty, cut) <= 1
+
+
+def test_views_that_agree_score_one_and_views_apart_a_half_each():
+    p = blob(0.9)
+    agreed = (p > 0.5).astype(np.float32)
+    assert signals(p).worst.flip_agreement is None
+    assert signals(p, votes=agreed).worst.flip_agreement == 1
+    assert signals(p, votes=0 * agreed).worst.flip_agreement == 1
+    apart = (agreed + np.roll(agreed, 32, axis=2)) / 2  # the same mask elsewhere: they share nothing
+    assert not (agreed * np.roll(agreed, 32, axis=2)).any()
+    assert signals(p, votes=apart).worst.flip_agreement == pytest.approx(0.5)
+
+
+def test_the_flip_agreement_is_the_mean_dice_of_two_views_that_are_equally_large():
+    random = np.random.default_rng(0)
+    views = np.stack([random.permutation(100) < 40 for _ in range(4)])
+    dice = [2 * (a & b).sum() / (a.sum() + b.sum()) for a in views for b in views]
+    votes = views.mean(axis=0).reshape(1, 10, 10)
+    found = signals(np.full((1, 10, 10), 0.6), votes=votes).worst.flip_agreement
+    assert found == pytest.approx(np.mean(dice))
+
+
+def test_votes_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match="votes"):
+        signals(blob(0.9), votes=np.zeros((1, 2, 2)))
+
+
+def test_what_can_be_switched_off_stands_at_the_end_of_the_features():
+    p = blob(0.9)
+    without, seen = features(signals(p).to_dict()), features(signals(p, votes=p).to_dict())
+    assert without is not None
+    assert seen is not None
+    assert without[:-1] == seen[:-1]
+    assert without[-1] is None
+    earlier = signals(p).to_dict()
+    del earlier["classes"][0]["flip_agreement"]
+    assert features(earlier) == without

@@ -150,7 +150,7 @@ def enhancing(monkeypatch: pytest.MonkeyPatch, ledger: Ledger) -> list[Any]:
         return [*rows, Suggested(18, outcome="gone")] if chosen is None else rows
 
     monkeypatch.setattr(label_enhancement, "suggest", suggest)
-    monkeypatch.setattr(predictor_module, "Predictor", lambda path, device, batch: str(path))
+    monkeypatch.setattr(predictor_module, "Predictor", lambda path, device, batch, flips: str(path))
     monkeypatch.setattr(LabelStudio, "listed", lambda tool, project: [{"id": 12}, {"id": 17}])
     monkeypatch.setattr(
         LabelStudio, "take_back_suggestions", lambda tool, project, ids: asked.append(list(ids)) or len(ids)

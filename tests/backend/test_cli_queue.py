@@ -193,3 +193,14 @@ def test_before_the_first_audit_it_says_so(own_settings: Path, elnet: Elnet, led
     answer = elnet("audit")
     assert answer.err == "No mask was audited yet; 0 images wait in the Audit view.\n"
     assert elnet("audit", "--json").json() == []
+    assert elnet("audit", "--reliability").out == "No audit tells of the version that serves 'spills' yet.\n"
+    assert elnet("audit", "--reliability", "--json").json() is None
+
+
+@pytest.mark.usefixtures("audited")
+def test_whether_masks_are_as_good_as_predicted_is_told_by_the_audits(elnet: Elnet) -> None:
+    answer = elnet("audit", "--reliability")
+    assert answer.code == 0
+    assert "Predicted IoU is the score as it is, for there are too few audits" in answer.err
+    [one] = elnet("audit", "--reliability", "--json").json()["bins"]
+    assert one["audits"] == 2

@@ -1,4 +1,5 @@
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from model.elnet import ELNetOutput, SAM2ELNet
 from model.hiera import Mode, trunk_spec
 from model.predictor import PredictionError, Predictor
 from model.raster import Raster
+from model.symmetry import SYMMETRIES
 
 SIZE = 64
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
@@ -242,3 +244,77 @@ def test_a_checkpoint_that_is_not_there(tmp_path: Path) -> None:
 def test_a_device_that_is_not_there(checkpoint: Path) -> None:
     with pytest.raises(DeviceError, match="unknown device 'tpu9000'"):
         Predictor(checkpoint, "tpu9000")
+
+
+class Corner(Brightness):
+    """Foreground is where the input's own upper left quarter is, whatever the image shows: no symmetry."""
+
+    def forward(self, x: torch.Tensor, prompt: torch.Tensor | None = None) -> ELNetOutput:
+        output = super().forward(x)
+        place = torch.full_like(output.mask, -2.0)
+        place[..., : x.shape[-2] // 2, : x.shape[-1] // 2] = 2.0
+        return output._replace(mask=place)
+
+
+@pytest.mark.parametrize("flips", [2, 4, 8])
+def test_views_of_a_network_that_sees_no_direction_agree(seeing: Predictor, flips: int) -> None:
+    image = raster(40, 150, seed=3)
+    [plain] = seeing.predict([image])
+    seeing._views = SYMMETRIES[:flips]
+    [found] = seeing.predict([image])
+    np.testing.assert_allclose(found.probability, plain.probability, atol=1e-4)
+    np.testing.assert_allclose(found.edge, plain.edge, atol=1e-4)
+    np.testing.assert_allclose(found.embedding, plain.embedding, atol=1e-6)
+    assert plain.votes is None
+    assert found.votes is not None
+    np.testing.assert_array_equal(found.votes > 0.5, plain.probability > 0.5)
+    assert set(np.unique(found.votes)) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize(("flips", "corners"), [(2, 0.5), (4, 0.25), (8, 0.25)])
+def test_views_that_differ_are_averaged_and_counted(seeing: Predictor, flips: int, corners: float) -> None:
+    seeing._model = Corner()  # type: ignore[assignment]
+    seeing._views = SYMMETRIES[:flips]
+    [found] = seeing.predict([raster(SIZE, SIZE)])
+    assert found.votes is not None
+    assert found.votes[0, 0, 0] == found.votes[0, 0, -1] == pytest.approx(corners)
+    assert found.votes[0, -1, 0] == pytest.approx(0 if flips == 2 else corners)
+    low, high = 1 / (1 + np.exp(2)), 1 / (1 + np.exp(-2))
+    np.testing.assert_allclose(found.probability[0, 0, 0], corners * high + (1 - corners) * low, atol=1e-5)
+
+
+def test_views_hold_no_votes_where_the_image_is_not_valid(checkpoint: Path) -> None:
+    predictor = Predictor(checkpoint, "cpu", flips=2)
+    image = raster(50, 70)
+    image.valid[:, 40:] = False
+    blank = Raster(image.pixels, np.zeros_like(image.valid))
+    found, nothing = predictor.predict([image, blank])
+    assert found.votes is not None
+    assert nothing.votes is not None
+    assert not found.votes[:, :, 40:].any()
+    assert nothing.votes.shape == (2, 50, 70)
+    assert not nothing.votes.any()
+
+
+def test_there_are_1_2_4_or_8_views(checkpoint: Path) -> None:
+    with pytest.raises(PredictionError, match="take 1, 2, 4 or 8"):
+        Predictor(checkpoint, "cpu", flips=3)
+
+
+class Echo(Brightness):
+    """Says what it is prompted with."""
+
+    def forward(self, x: torch.Tensor, prompt: torch.Tensor | None = None) -> ELNetOutput:
+        output = super().forward(x)
+        assert prompt is not None
+        return output._replace(mask=6 * prompt[:, ::2] - 3)
+
+
+def test_coarse_masks_are_flipped_with_their_images(seeing: Predictor) -> None:
+    seeing._model = Echo()  # type: ignore[assignment]
+    seeing._views = SYMMETRIES
+    seeing.card = replace(seeing.card, architecture={"prompt": True})
+    coarse = np.random.default_rng(0).random((2, 40, 150)) < 0.5
+    [found] = seeing.predict([raster(40, 150)], [coarse])
+    np.testing.assert_array_equal(found.probability > 0.5, coarse)
+    np.testing.assert_array_equal(found.votes, coarse)
