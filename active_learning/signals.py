@@ -31,7 +31,7 @@ _REGRESSED = (
     "score", "soft_dice_confidence", "mask_confidence", "stability", "boundary_entropy", "entropy",
     "edge_agreement", "foreground_share", "peak",
 )  # fmt: skip
-_MAY_LACK = ("flip_agreement",)
+_MAY_LACK = ("flip_agreement", "learned_iou")
 _LEAST_SHARE = 0.002  # keeps the logarithm of a small mask's share within bounds
 
 Plane = NDArray[np.floating[Any]]
@@ -51,6 +51,7 @@ class ClassSignals:
         edge_agreement: boundary F measure of the mask's outline and the edge head; None without an edge head.
         flip_agreement: Dice coefficient, over all pixels, of the masks of two flipped views drawn at random;
             1 where no view has foreground, None of an image that was seen in one view.
+        learned_iou: the IoU that the network's quality head foresees; None without one, or for an empty mask.
         foreground_share: share of the pixels that are foreground.
         peak: mean probability of the likeliest pixels (`PEAK_SHARE`, at least `PEAK_PIXELS`).
         empty: no pixel is foreground.
@@ -68,6 +69,7 @@ class ClassSignals:
     empty: bool
     score: float
     flip_agreement: float | None = None
+    learned_iou: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,9 @@ class Signals:
 
 def measure(prediction: ImagePrediction, cut: float, valid: NDArray[np.bool_] | None = None) -> Signals:
     """`signals` of what a `model.predictor.Predictor` says of an image."""
-    return signals(prediction.probability, prediction.edge, cut, valid, prediction.votes)
+    return signals(
+        prediction.probability, prediction.edge, cut, valid, prediction.votes, prediction.learned_iou
+    )
 
 
 def signals(
@@ -109,6 +113,7 @@ def signals(
     cut: float = 0.5,
     valid: NDArray[np.bool_] | None = None,
     votes: Plane | None = None,
+    learned_iou: Plane | None = None,
 ) -> Signals:
     """Measure a prediction.
 
@@ -118,6 +123,7 @@ def signals(
         cut: the mask is `probability > cut`; strictly between 0 and 1.
         valid: (H, W) bool; nodata pixels count as certain background.
         votes: (N, H, W) float in [0, 1], the share of flipped views in which a pixel is foreground, or None.
+        learned_iou: (N,) float in [0, 1] from the quality head, NaN where it says nothing, or None.
 
     Returns:
         The signals of every class. Values that are not finite or not in [0, 1] make it unusable.
@@ -138,9 +144,11 @@ def signals(
     seen = probability if valid is None else np.where(valid, probability, 0)
     usable = bool(np.isfinite(seen).all() and seen.min() >= 0 and seen.max() <= 1)
     planes = seen if usable else np.clip(np.nan_to_num(seen, nan=0.0, posinf=1.0, neginf=0.0), 0, 1)
-    edges, shares = ([None] * len(planes) if maps is None else list(maps) for maps in (edge, votes))
-    each = zip(planes, edges, shares, strict=True)
-    return Signals(tuple(_measure(p, e, v, cut) for p, e, v in each), usable)
+    edges, shares, learned = (
+        [None] * len(planes) if told is None else list(told) for told in (edge, votes, learned_iou)
+    )
+    each = zip(planes, edges, shares, learned, strict=True)
+    return Signals(tuple(_measure(*of_class, cut) for of_class in each), usable)
 
 
 def score(measured: Signals) -> float:
@@ -183,7 +191,9 @@ def class_score(soft_dice_confidence: float, stability: float, peak: float, empt
     return float(np.clip(math.sqrt(overlap * stability), 0, 1))
 
 
-def _measure(p: Plane, edge: Plane | None, votes: Plane | None, cut: float) -> ClassSignals:
+def _measure(
+    p: Plane, edge: Plane | None, votes: Plane | None, learned_iou: float | None, cut: float
+) -> ClassSignals:
     """The signals of one (H, W) plane of probabilities in [0, 1]."""
     mask = p > cut
     empty = not mask.any()
@@ -208,6 +218,7 @@ def _measure(p: Plane, edge: Plane | None, votes: Plane | None, cut: float) -> C
         empty=empty,
         score=class_score(soft_dice, stability, peak, empty, cut),
         flip_agreement=None if votes is None else _flip_agreement(votes),
+        learned_iou=None if empty or learned_iou is None or math.isnan(learned_iou) else float(learned_iou),
     )
 
 

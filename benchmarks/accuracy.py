@@ -42,13 +42,17 @@ Masks = Callable[[Raster], NDArray[np.bool_]]
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What is trained on what: the pairs, and the settings of the run; `config` are those of our network."""
+    """What is trained on what: the pairs, and the settings of the run.
+
+    `config` and `keep`, where its checkpoint is to stay, are of our network.
+    """
 
     pairs: list[Pair]
     seed: int
     epochs: int
     size: int
     config: Mapping[str, Any]
+    keep: Path | None = None
 
 
 Method = Callable[[Task], Iterator[tuple[int, float, Masks]]]  # epoch, seconds since the start, what it says
@@ -67,6 +71,7 @@ def main(name: str = "accuracy", methods: Mapping[str, Method] | None = None) ->
     parser.add_argument(
         "--config", type=Path, help="YAML of training settings for our network; its epochs go before --epochs"
     )
+    parser.add_argument("--keep", type=Path, help="folder for our network's checkpoints; without it they go")
     parser.add_argument("--methods", default=",".join(methods))
     given = parser.parse_args()
     wanted = given.methods.split(",")
@@ -90,7 +95,8 @@ def main(name: str = "accuracy", methods: Mapping[str, Method] | None = None) ->
             }
             if any(run.items() <= done.items() for done in kept_lines(given.out)):
                 continue
-            task = Task(chosen, seed, epochs, given.size, config)
+            keep = given.keep / f"{method}-{len(chosen)}-{seed}" if given.keep else None
+            task = Task(chosen, seed, epochs, given.size, config, keep)
             lines = []  # written together: half a run would stand for a whole one the next time
             for epoch, seconds, masks in methods[method](task):
                 scores = score(masks, test)
@@ -198,7 +204,7 @@ class ELNet:
         """Train it; a `Method`."""
         given = {**task.config, **self.settings, "epochs": task.epochs, "size": task.size, "seed": task.seed}
         with tempfile.TemporaryDirectory() as folder:
-            data, out = Path(folder) / "data", Path(folder) / "checkpoint"
+            data, out = Path(folder) / "data", task.keep or Path(folder) / "checkpoint"
             link_pairs(task.pairs, data)
             started = time.monotonic()  # from raw images: what is cached is part of it
             with mock.patch("model.feature_cache.features_folder", return_value=Path(folder) / "features"):

@@ -131,6 +131,10 @@ class SegmentationData(Dataset[Sample]):
         """The name of the image that a crop is of."""
         return self.pairs[self._crops[index][0]].stem
 
+    def scene(self, index: int) -> str:
+        """The scene of the image that a crop is of."""
+        return self.pairs[self._crops[index][0]].scene
+
     def __getitem__(self, index: int) -> Sample:
         number, window = self._crops[index]
         decoded = self._decoded(number)

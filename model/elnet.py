@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from model.blocks import DecoderStage, MaskPrompt, ReceptiveFieldBlock
 from model.hiera import AdaptedTrunk, TrunkSpec, resample
+from model.quality_head import QualityHead, pool
 
 
 class ELNetOutput(NamedTuple):
@@ -26,6 +27,8 @@ class ELNetOutput(NamedTuple):
         sides: (B, N, H, W) mask logits of stride 16 and 8, for deep supervision; empty in eval mode.
         edge_sides: the same for boundaries.
         embedding: (B, C) mean of the trunk's last features.
+        pooled: (B, N, 4, width + 1) decoder features summed under each mask, see `model.quality_head.pool`;
+            None in training mode, and of a network without a quality head.
     """
 
     mask: Tensor
@@ -33,6 +36,7 @@ class ELNetOutput(NamedTuple):
     sides: list[Tensor]
     edge_sides: list[Tensor]
     embedding: Tensor
+    pooled: Tensor | None = None
 
 
 class SAM2ELNet(nn.Module):
@@ -47,6 +51,7 @@ class SAM2ELNet(nn.Module):
         width: channels of the decoder, a multiple of 8.
         prompt: whether the network also takes a coarse mask, to make it better.
         scale: the trunk sees the image so many times as large; masks keep the image's own size.
+        quality: whether the network also foresees the IoU of its masks.
     """
 
     def __init__(
@@ -60,6 +65,7 @@ class SAM2ELNet(nn.Module):
         width: int = 64,
         prompt: bool = False,
         scale: float = 1.0,
+        quality: bool = False,
     ):
         super().__init__()
         self.architecture: dict[str, Any] = {
@@ -68,13 +74,16 @@ class SAM2ELNet(nn.Module):
             "width": width,
             "prompt": prompt,
             "scale": scale,
+            "quality": quality,
         }
+        self.classes = classes
         self.mode = mode
         self.encoder = AdaptedTrunk(trunk, spec, mode=mode, adapter_dim=adapter_dim, scale=scale)
         self.receptive = nn.ModuleList(ReceptiveFieldBlock(c, width) for c in spec.channels)
         self.decoder = nn.ModuleList(DecoderStage(width, classes) for _ in range(3))
         self.prompt = MaskPrompt(width, classes) if prompt else None
         self.heads = nn.ModuleList(nn.Conv2d(width, classes, 1) for _ in range(3))
+        self.quality = QualityHead(width, classes) if quality else None
 
     def forward(self, x: Tensor, prompt: Tensor | None = None) -> ELNetOutput:
         """Segment images.
@@ -105,11 +114,19 @@ class SAM2ELNet(nn.Module):
             y, edge = stage(y, skip)  # (B, width, h/s, w/s), (B, N, h/s, w/s), s = 16, 8, 4
             masks.append(head(y))  # (B, N, h/s, w/s)
             edges.append(edge)
+        pooled = None
         if not self.training:  # the coarser maps serve the losses only
             masks, edges = masks[-1:], edges[-1:]
+            pooled = pool(y, masks[-1], edges[-1]) if self.quality is not None else None
         *sides, mask = [_resize(m, size) for m in masks]  # (B, N, H, W)
         *edge_sides, edge = [_resize(e, size) for e in edges]  # (B, N, H, W)
-        return ELNetOutput(mask, edge, sides, edge_sides, embedding.float())
+        return ELNetOutput(mask, edge, sides, edge_sides, embedding.float(), pooled)
+
+    def foresee_quality(self) -> None:
+        """Add a quality head, still to be fitted, to a network that has none."""
+        if self.quality is None:
+            self.quality = QualityHead(self.architecture["width"], self.classes)
+            self.architecture["quality"] = True
 
     def trainable_state(self) -> dict[str, Tensor]:
         """What a checkpoint holds: every tensor but the trunk's."""

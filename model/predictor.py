@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -43,12 +43,15 @@ class ImagePrediction:
             where the image is not valid. None where the image was seen in one view.
         embedding: (C,) float32, the mean of the tiles' embeddings, weighted by their valid pixels; 0 for an
             image without any.
+        learned_iou: (N,) float32 in [0, 1], the IoU that the network's quality head foresees of each class's
+            mask, NaN where it was not fitted; None of a network without one.
     """
 
     probability: NDArray[np.float32]
     edge: NDArray[np.float32]
     embedding: NDArray[np.float32]
     votes: NDArray[np.float32] | None = None
+    learned_iou: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,21 @@ class _Tile:
     window: Window
     maps: NDArray[np.float32]
     embedding: NDArray[np.float32]
+    pooled: NDArray[np.float32]
+
+
+class _Seen(NamedTuple):
+    """What the network says of B tiles.
+
+    Attributes:
+        maps: (B, 2 N, H, W) probabilities and edges; where there are views, N votes behind them.
+        embedding: (B, C).
+        pooled: (B, N, 4, width + 1), see `model.quality_head.pool`; (B, 0) without a quality head.
+    """
+
+    maps: NDArray[np.float32]
+    embedding: NDArray[np.float32]
+    pooled: NDArray[np.float32]
 
 
 class Predictor:
@@ -156,39 +174,37 @@ class Predictor:
                 planes = (coarse[index].transpose(1, 2, 0) for index, _ in batch)
                 cut = (extract(p, window, self.tile) for p, (_, window) in zip(planes, batch, strict=True))
                 prompt = np.stack([encode(mask.transpose(2, 0, 1)) for mask in cut])
-            maps, embeddings = self._look(pixels, prompt)
-            for (index, window), tile, embedding in zip(batch, maps, embeddings, strict=True):
-                yield _Tile(index, window, tile, embedding)
+            seen = self._look(pixels, prompt)
+            for (index, window), *of_tile in zip(batch, *seen, strict=True):
+                yield _Tile(index, window, *of_tile)
 
     def _windows(self, image: Raster) -> list[Window]:
         height, width = image.valid.shape
         return windows(height, width, self.tile, self.halo)
 
-    def _look(
-        self, pixels: NDArray[np.uint8], prompt: NDArray[np.float32] | None
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Tiles in all views, (B, H, W, 3) and (B, 2 N, H, W) -> what a `_Tile` holds, of each.
+    def _look(self, pixels: NDArray[np.uint8], prompt: NDArray[np.float32] | None) -> _Seen:
+        """Tiles (B, H, W, 3), and prompts (B, 2 N, H, W), in all views.
 
         An embedding is of the tile as it is: whether views are added must not make an image another one.
         """
-        maps, embeddings = self._forward(pixels, prompt)
+        maps, embedding, pooled = self._forward(pixels, prompt)
         if len(self._views) == 1:
-            return maps, embeddings
+            return _Seen(maps, embedding, pooled)
         classes = len(self.card.classes)
         votes = (maps[:, :classes] > CUT).astype(np.float32)
         for view in self._views[1:]:
             said = None if prompt is None else view.apply(prompt, (2, 3))
-            again = view.undo(self._forward(view.apply(pixels, (1, 2)), said)[0], (2, 3))
+            turned = self._forward(view.apply(pixels, (1, 2)), said)
+            again = view.undo(turned.maps, (2, 3))
             maps += again
             votes += again[:, :classes] > CUT
+            pooled += turned.pooled
         maps = np.concatenate([maps, votes], axis=1)
         maps /= len(self._views)
-        return maps, embeddings
+        return _Seen(maps, embedding, pooled)
 
-    def _forward(
-        self, pixels: NDArray[np.uint8], prompt: NDArray[np.float32] | None
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """(B, H, W, 3) uint8, (B, 2 N, H, W) -> (B, 2 N, H, W) probabilities and edges, (B, C) embeddings.
+    def _forward(self, pixels: NDArray[np.uint8], prompt: NDArray[np.float32] | None) -> _Seen:
+        """Tiles (B, H, W, 3), and prompts (B, 2 N, H, W), as they are.
 
         Where a GPU's memory runs out (a training may share it), the batch is halved.
         """
@@ -198,7 +214,8 @@ class Predictor:
                 said = self._tensor(prompt) if prompt is not None else None
                 output = self._network((x - self._mean) / self._std, said)
                 maps = torch.cat([output.mask, output.edge], dim=1).float().sigmoid()  # (B, 2 N, H, W)
-                return maps.cpu().numpy(), output.embedding.float().cpu().numpy()
+                pooled = torch.zeros(len(x), 0) if output.pooled is None else output.pooled
+                return _Seen(*(part.float().cpu().numpy() for part in (maps, output.embedding, pooled)))
         except torch.OutOfMemoryError as error:
             if len(pixels) == 1:
                 raise PredictionError(
@@ -208,8 +225,7 @@ class Predictor:
         torch.cuda.empty_cache()
         prompts = np.array_split(prompt, 2) if prompt is not None else (None, None)
         halves = [self._forward(*half) for half in zip(np.array_split(pixels, 2), prompts, strict=True)]
-        maps_of_halves, embeddings_of_halves = zip(*halves, strict=True)
-        return np.concatenate(maps_of_halves), np.concatenate(embeddings_of_halves)
+        return _Seen(*map(np.concatenate, zip(*halves, strict=True)))
 
     def _tensor(self, array: NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
@@ -226,10 +242,12 @@ class Predictor:
         height, width = image.valid.shape
         classes = len(self.card.classes)
         embedding, area = np.zeros(self._embedding_size, np.float64), 0
+        pooled: NDArray[np.float64] = np.zeros(())
 
         def maps() -> Iterator[tuple[Window, NDArray[np.float32]]]:
-            nonlocal embedding, area
+            nonlocal embedding, area, pooled
             for tile in tiles:
+                pooled = pooled + tile.pooled
                 valid = int(np.count_nonzero(_inside(image.valid, tile.window)))
                 embedding += valid * tile.embedding.astype(np.float64)
                 area += valid
@@ -240,7 +258,21 @@ class Predictor:
         np.clip(whole, 0, 1, out=whole)  # the running mean may leave the range by a rounding
         whole[:, ~image.valid] = 0
         probability, edge, *votes = np.split(whole, parts)
-        return ImagePrediction(probability, edge, (embedding / area).astype(np.float32), *votes)
+        return ImagePrediction(
+            probability,
+            edge,
+            (embedding / area).astype(np.float32),
+            votes[0] if votes else None,
+            self._foreseen(pooled),
+        )
+
+    def _foreseen(self, pooled: NDArray[np.float64]) -> NDArray[np.float32] | None:
+        """An image's sums (N, 4, width + 1) -> IoU of each class (N,), NaN of one that was not fitted."""
+        if self._model.quality is None:
+            return None
+        sums = torch.from_numpy(pooled[None]).float().to(self.device)
+        found: NDArray[np.float32] = self._model.quality(sums)[0].cpu().numpy()
+        return found
 
     def _nothing(self, image: Raster) -> ImagePrediction:
         """Empty masks for an image without a valid pixel."""

@@ -18,7 +18,7 @@ from hashlib import sha256
 from pathlib import Path
 from random import Random
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, cast
 
 import torch
 from torch import Tensor, nn
@@ -33,9 +33,13 @@ from model.errors import ELNetError
 from model.feature_cache import keep_frozen
 from model.hiera import trunk_spec
 from model.losses import elnet_loss
+from model.quality_head import means
 from model.train_config import MODE, TrainConfig, TrainingError
 
 __all__ = ["TrainConfig", "TrainProgress", "TrainingError", "train"]
+
+QUALITY_CROPS = 1000  # that the quality head is fitted on, if so many can be had
+QUALITY_PASSES = 4  # over the training crops at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +133,7 @@ def _start(init: Path | None, classes: Sequence[str], config: TrainConfig) -> tu
             width=config.width,
             prompt=config.prompted > 0,
             scale=config.scale or 1.0,
+            quality=True,
         )
         card = ModelCard("", config.trunk, digest, tuple(classes), config.size, model.architecture)
         return model, card
@@ -157,6 +162,7 @@ def _start(init: Path | None, classes: Sequence[str], config: TrainConfig) -> tu
             f"{init} takes no coarse masks, so prompted: {config.prompted:g} means nothing to it; set it to "
             "0, or start from no checkpoint"
         )
+    model.foresee_quality()  # a checkpoint of before there were quality heads gets one
     card = ModelCard(
         "", parent.trunk, parent.trunk_sha256, parent.classes, config.size, model.architecture,
         parent=parent.version,
@@ -221,7 +227,55 @@ def _fit(
             progress(report)
     if not all(p.isfinite().all() for p in trained):  # the last step's own doing, which no loss has seen
         raise _diverged(value, norm, "the last step", {crops.stem(i) for i in numbers})
+    _fit_quality(model, crops, config, frozen, device, range(epochs + 1, epochs + 1 + _passes(len(crops))))
     return report
+
+
+def _passes(crops: int) -> int:
+    """How often the crops are looked at, augmented anew each time, to fit the quality head."""
+    return min(QUALITY_PASSES, -(-QUALITY_CROPS // crops))
+
+
+def _fit_quality(
+    model: SAM2ELNet,
+    crops: SegmentationData,
+    config: TrainConfig,
+    frozen: Callable[[Tensor], list[Tensor]],
+    device: torch.device,
+    epochs: Sequence[int],
+) -> None:
+    """Fit the quality head on the masks that the trained network predicts of augmented training crops.
+
+    Of masks with foreground: an empty one is judged by its likeliest pixels, see `active_learning.signals`.
+    """
+    head = model.quality
+    if head is None:
+        return
+    order = Order(len(crops), config.batch_size, config.seed)
+    loader = make_loader(crops, order, device, config.workers)
+    rows: list[list[tuple[Tensor, float, float, str]]] = [[] for _ in range(model.classes)]
+    model.eval()
+    for epoch in epochs:
+        crops.set_epoch(epoch)
+        order.set_epoch(epoch)
+        for numbers, sample in zip(order, loader, strict=True):
+            kept = frozen(sample.image)
+            masks, valid, weight, prompt = (t.to(device, non_blocking=True) for t in sample[1:])
+            with torch.no_grad(), autocast(device, config.precision):
+                output = model.decode(model.encoder.adapted(kept), masks.shape[-2:], prompt)
+            said, truth = (output.mask > 0) & valid[:, None], (masks > 0.5) & valid[:, None]
+            foreground = said.flatten(2).sum(2)
+            ious = (said & truth).flatten(2).sum(2) / (said | truth).flatten(2).sum(2).clamp(min=1)
+            of_masks = means(cast("Tensor", output.pooled)).cpu()  # of a network with a head, in eval mode
+            for i, crop in enumerate(numbers):
+                for n in range(model.classes):
+                    if foreground[i, n]:
+                        row = (of_masks[i, n], float(ious[i, n]), float(weight[i]), crops.scene(crop))
+                        rows[n].append(row)
+    for n, found in enumerate(rows):
+        if found:
+            pooled, of_images, weights, scenes = zip(*found, strict=True)
+            head.fit(n, torch.stack(pooled), of_images, weights, scenes)
 
 
 def _diverged(loss: float, norm: float, where: str, stems: set[str]) -> TrainingError:

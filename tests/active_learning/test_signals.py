@@ -161,8 +161,15 @@ def test_what_can_be_switched_off_stands_at_the_end_of_the_features():
     without, seen = features(signals(p).to_dict()), features(signals(p, votes=p).to_dict())
     assert without is not None
     assert seen is not None
-    assert without[:-1] == seen[:-1]
-    assert without[-1] is None
+    foreseen = features(signals(p, learned_iou=np.array([0.25], np.float32)).to_dict())
+    assert without[:-2] == seen[:-2] == foreseen[:-2]
+    assert (without[-2:], seen[-1], foreseen[-2:]) == ([None, None], None, [None, 0.25])
     earlier = signals(p).to_dict()
-    del earlier["classes"][0]["flip_agreement"]
+    for name in ("flip_agreement", "learned_iou"):
+        del earlier["classes"][0][name]
     assert features(earlier) == without
+
+
+def test_a_head_that_says_nothing_and_one_of_an_empty_mask_are_not_measured():
+    assert signals(blob(0.9), learned_iou=np.array([np.nan])).worst.learned_iou is None
+    assert signals(0 * blob(0.9), learned_iou=np.array([0.7])).worst.learned_iou is None

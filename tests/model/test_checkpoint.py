@@ -86,6 +86,7 @@ def test_the_card_says_what_one_has_to_know(folder: Path) -> None:
         "width": 16,
         "prompt": False,
         "scale": 1.0,
+        "quality": False,
     }
     assert len(card["weights_sha256"]) == len(card["trunk_sha256"]) == 64
     assert card["created_at"].endswith("+00:00")

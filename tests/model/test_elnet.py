@@ -135,6 +135,7 @@ def test_the_architecture_rebuilds_the_network() -> None:
         "width": 24,
         "prompt": False,
         "scale": 0.5,
+        "quality": False,
     }
 
 

@@ -51,6 +51,8 @@ class Brightness(torch.nn.Module):
     class encoder:  # noqa: N801
         channels = (1, 1, 1, 3)
 
+    quality = None
+
     def __init__(self) -> None:
         super().__init__()
         self.batches: list[int] = []

@@ -17,11 +17,21 @@ import torch
 from PIL import Image
 
 from model import checkpoint, training
-from model.checkpoint import CheckpointError, load_checkpoint, read_card
+from model.checkpoint import (
+    CheckpointError,
+    ModelCard,
+    load_checkpoint,
+    load_trunk,
+    read_card,
+    save_checkpoint,
+)
 from model.data import DataError, SegmentationData, find_pairs
-from model.hiera import AdaptedTrunk, Mode, TrunkError, build_trunk
+from model.elnet import SAM2ELNet
+from model.hiera import AdaptedTrunk, Mode, TrunkError, build_trunk, trunk_spec
 from model.losses import elnet_loss
-from model.training import TrainConfig, TrainingError, TrainProgress, train
+from model.predictor import Predictor
+from model.raster import open_raster
+from model.training import QUALITY_PASSES, TrainConfig, TrainingError, TrainProgress, train
 
 NANO = TrainConfig(trunk="random-nano", epochs=2, size=32, width=16, adapter_dim=4, device="cpu")
 
@@ -177,9 +187,10 @@ def test_what_is_frozen_is_computed_once(
     assert sum(seen) == 4 * 3  # nor for another training
     assert child.architecture["mode"] == mode
     without = train(data, tmp_path / "without", replace(config, cache_gb=0.0))
-    assert sum(seen) == 4 * 3 + 4 * 12
+    uncached = 4 * 12 + 4 * QUALITY_PASSES
+    assert sum(seen) == 4 * 3 + uncached
     train(data, tmp_path / "half", replace(config, scale=0.5))
-    assert sum(seen) == 4 * 3 + 4 * 12 + 4 * 3  # its features are others
+    assert sum(seen) == 4 * 3 + uncached + 4 * 3  # its features are others
     assert first.weights_sha256 == again.weights_sha256
     assert without.metrics["loss"] == pytest.approx(first.metrics["loss"], rel=0.05)  # float16 lies between
     assert (elnet_home / "features").is_dir()
@@ -217,8 +228,37 @@ def test_a_warm_start_has_its_own_learning_rate(data: Path, tmp_path: Path) -> N
     before, after, moved = (
         load_checkpoint(tmp_path / name)[0].trainable_state() for name in ("parent", "child", "moved")
     )
-    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
-    assert not all(torch.allclose(before[name], moved[name], atol=1e-6) for name in before)
+    trained = [name for name in before if not name.startswith("quality.")]
+    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in trained)
+    assert not all(torch.allclose(before[name], moved[name], atol=1e-6) for name in trained)
+
+
+def test_training_ends_with_a_head_that_foresees_the_masks_quality(tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data", 8)
+    config = replace(NANO, epochs=20, lr=1e-2)
+    train(data, tmp_path / "out", config)
+    images = [open_raster(path) for path in sorted((data / "images").iterdir())]
+    for flips in (1, 8):
+        for found in Predictor(tmp_path / "out", "cpu", flips=flips).predict(images):
+            assert found.learned_iou is not None
+            assert 0 <= found.learned_iou[0] <= 1
+    train(data, tmp_path / "again", config)
+    one, other = (load_checkpoint(tmp_path / name)[0].quality for name in ("out", "again"))
+    assert one is not None
+    assert other is not None
+    assert torch.equal(one.weight, other.weight)
+
+
+def test_a_checkpoint_without_a_quality_head_goes_on_with_one(data: Path, tmp_path: Path) -> None:
+    trunk, sha256 = load_trunk("random-nano")
+    model = SAM2ELNet(trunk, trunk_spec("random-nano"), 1, width=16, adapter_dim=4)
+    card = ModelCard("early", "random-nano", sha256, ("foreground",), 32, model.architecture)
+    save_checkpoint(tmp_path / "early", model, card)
+    [found] = Predictor(tmp_path / "early", "cpu").predict([open_raster(next((data / "images").iterdir()))])
+    assert found.learned_iou is None
+    card = train(data, tmp_path / "child", NANO, init=tmp_path / "early")
+    assert card.architecture["quality"] is True
+    assert load_checkpoint(tmp_path / "child")[0].quality is not None
 
 
 def _first_loss(data: Path, out: Path) -> float:
