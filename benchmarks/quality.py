@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +22,8 @@ import torch
 from numpy.typing import NDArray
 
 from active_learning.calibrator import Calibrator, cross_fitted
-from active_learning.guarantee import Promise, guarantee
+from active_learning.guarantee import Promise
+from active_learning.rehearsal import Graded, halves, rehearse
 from active_learning.risk import augrc, aurc, rank_correlation, risk_coverage
 from active_learning.signals import features, measure, score
 from model.device import describe_machine
@@ -36,11 +37,9 @@ PROMISES = [Promise(iou, risk, 0.9) for iou in (0.5, 0.6, 0.7) for risk in (0.1,
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Every image's scene, true IoU, signals to regress on, and scores by name, (n,) each."""
+    """Every image, and its scores by name, (n,) each."""
 
-    scenes: list[str]
-    ious: NDArray[np.float64]
-    features: list[list[float] | None]
+    graded: Graded
     scores: dict[str, NDArray[np.float64]]
 
 
@@ -50,15 +49,17 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True, help="folder with images/ and masks/")
     parser.add_argument("--splits", type=int, default=500)
+    parser.add_argument("--flips", type=int, default=1, help="views that a prediction is the mean of")
     given = parser.parse_args()
     started = time.monotonic()
     print(f"{datetime.now(UTC):%Y-%m-%d}, {describe_machine()}, torch {torch.__version__}")
-    sample = collect(given.checkpoint, given.data)
-    print(f"{len(sample.ious)} images of {len(set(sample.scenes))} scenes, mean IoU {sample.ious.mean():.3f}")
+    sample = collect(given.checkpoint, given.data, given.flips)
+    ious, scenes = sample.graded.ious, sample.graded.scenes
+    print(f"{len(ious)} images of {len(set(scenes))} scenes, mean IoU {np.mean(ious):.3f}")
     print("\n| score | rank correlation | AURC | of mean confidence's | AUGRC |\n|---|---|---|---|---|")
     for name, rank, area, share, general in ranks(sample):
         print(f"| {name} | {rank:.3f} | {area:.3f} | {share:.2f} | {general:.3f} |")
-    error, kinds = calibration_error(sample, given.splits)
+    error, kinds = calibration_error(sample.graded, given.splits)
     chosen = ", ".join(f"{kind} {count}" for kind, count in kinds.most_common())
     print("\nPredicted IoU, fitted on one half of the scenes and measured on the other:")
     print(f"mean absolute error {error:.3f}; chosen: {chosen}")
@@ -67,21 +68,21 @@ def main() -> None:
         "|---|---|---|---|---|"
     )
     for promise in PROMISES:
-        kept, coverage, best, none = promises(sample, promise, given.splits)
+        found = rehearse(sample.graded, promise, given.splits)
         print(
-            f"| at most {promise.risk:.0%} below IoU {promise.iou:g} | {kept:.1%} | {coverage:.1%} | "
-            f"{best:.1%} | {none:.1%} |"
+            f"| at most {promise.risk:.0%} below IoU {promise.iou:g} | {found.kept:.1%} | "
+            f"{found.coverage:.1%} | {found.best:.1%} | {found.refused:.1%} |"
         )
     print(f"\n{given.splits} splits, {time.monotonic() - started:.0f} s")
 
 
-def collect(checkpoint: Path, data: Path) -> Sample:
+def collect(checkpoint: Path, data: Path, flips: int = 1) -> Sample:
     """Predict a folder and score every image in every way."""
-    predictor = Predictor(checkpoint)
+    predictor = Predictor(checkpoint, flips=flips)
     pairs, classes = find_pairs(data)
     metrics = SegmentationMetrics(classes)
-    rows: list[dict[str, float]] = []
-    told: list[list[float] | None] = []
+    rows: list[dict[str, float | None]] = []
+    told: list[list[float | None] | None] = []
     for pair in pairs:
         image, truth, valid = read_pair(pair)
         [found] = predictor.predict([image])
@@ -89,17 +90,22 @@ def collect(checkpoint: Path, data: Path) -> Sample:
         measured = measure(found, CUT, image.valid)
         told.append(features(measured.to_dict()))
         rows.append(_scores(found.probability[:, image.valid], measured.to_dict(), score(measured)))
-    ious = np.array([entry["iou"] for entry in metrics.compute().per_image])
-    scores = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-    scenes = [pair.scene for pair in pairs]
-    scores["predicted IoU, of other scenes"] = cross_fitted(
-        scores[OURS].tolist(), ious.tolist(), scenes, told
-    )
-    return Sample(scenes, ious, told, scores)
+    ious = [entry["iou"] for entry in metrics.compute().per_image]
+    scores = {
+        name: np.array([row[OURS] if row[name] is None else row[name] for row in rows], np.float64)
+        for name in rows[0]
+        if any(row[name] is not None for row in rows)
+    }
+    graded = Graded(scores[OURS].tolist(), ious, [pair.scene for pair in pairs], told)
+    scores["predicted IoU, of other scenes"] = cross_fitted(graded.scores, ious, graded.scenes, told)
+    return Sample(graded, scores)
 
 
-def _scores(probability: NDArray[Any], measured: Mapping[str, Any], ours: float) -> dict[str, float]:
-    """Each signal by itself, of the class with the lowest score; all in [0, 1], high is good."""
+def _scores(probability: NDArray[Any], measured: Mapping[str, Any], ours: float) -> dict[str, float | None]:
+    """Each signal by itself, of the class with the lowest score; all in [0, 1], high is good.
+
+    None for one that was not measured, such as the quality head's of an empty mask: our score stands for it.
+    """
     worst = min(measured["classes"], key=lambda c: c["score"])
     confidence = np.maximum(probability, 1 - probability).mean()
     return {
@@ -108,6 +114,8 @@ def _scores(probability: NDArray[Any], measured: Mapping[str, Any], ours: float)
         "Soft Dice Confidence": worst["soft_dice_confidence"],
         "boundary entropy": 1 - worst["boundary_entropy"],
         "edge agreement": worst["edge_agreement"],
+        "flip agreement": worst["flip_agreement"],
+        "quality head": worst["learned_iou"],
         "mean entropy": 1 - worst["entropy"],
         "mean confidence": float(confidence),
     }
@@ -115,7 +123,7 @@ def _scores(probability: NDArray[Any], measured: Mapping[str, Any], ours: float)
 
 def ranks(sample: Sample) -> list[tuple[str, float, float, float, float]]:
     """Of each score: its name, rank correlation with IoU, AURC, that over mean confidence's, and AUGRC."""
-    ious = sample.ious.tolist()
+    ious = sample.graded.ious
     curves = {name: risk_coverage(values.tolist(), ious) for name, values in sample.scores.items()}
     confidence = aurc(curves["mean confidence"])
     return [
@@ -130,60 +138,17 @@ def ranks(sample: Sample) -> list[tuple[str, float, float, float, float]]:
     ]
 
 
-def halves(scenes: Sequence[str], splits: int) -> list[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
-    """Random halves of the scenes, as masks over the images."""
-    names, index = np.unique(np.array(scenes), return_inverse=True)
-    found = []
-    for seed in range(splits):
-        first = np.random.default_rng(seed).permutation(len(names)) < len(names) // 2
-        found.append((first[index], ~first[index]))
-    return found
-
-
-def calibration_error(sample: Sample, splits: int) -> tuple[float, Counter[str]]:
+def calibration_error(graded: Graded, splits: int) -> tuple[float, Counter[str]]:
     """Mean absolute error of the predicted IoU, as the loop fits it, and how often it chose which kind."""
     errors = []
     kinds: Counter[str] = Counter()
-    for fit, test in halves(sample.scenes, splits):
-        calibrator = Calibrator.fit(*_taken(sample, fit))
+    for fit, test in halves(graded.scenes, splits):
+        audits, others = graded.take(fit), graded.take(test)
+        calibrator = Calibrator.fit(audits.scores, audits.ious, audits.scenes, audits.features)
         kinds[calibrator.kind] += 1
-        scores, ious, _, told = _taken(sample, test)
-        errors.append(np.abs(calibrator.predict(scores, told) - np.array(ious)).mean())
+        foreseen = calibrator.predict(others.scores, others.features)
+        errors.append(np.abs(foreseen - np.array(others.ious)).mean())
     return float(np.mean(errors)), kinds
-
-
-def promises(sample: Sample, promise: Promise, splits: int) -> tuple[float, float, float, float]:
-    """A promise over the splits, calibrated and set on one half as the loop does it, measured on the other.
-
-    Returns:
-        Share of splits in which the realised risk is at most the promised one; mean coverage; mean of the
-        largest coverage that an oracle could have had by the same qualities; share of splits without a
-        threshold.
-    """
-    kept, coverage, best, none = [], [], [], []
-    for fit, test in halves(sample.scenes, splits):
-        scores, ious, scenes, told = _taken(sample, fit)
-        calibrator = Calibrator.fit(scores, ious, scenes, told)
-        found = guarantee(cross_fitted(scores, ious, scenes, told).tolist(), ious, promise, scenes)
-        scores, ious, _, told = _taken(sample, test)
-        quality, failed = calibrator.predict(scores, told), np.array(ious) < promise.iou
-        accepted = np.zeros(len(quality), np.bool_) if found.threshold is None else quality >= found.threshold
-        kept.append(not accepted.any() or failed[accepted].mean() <= promise.risk)
-        coverage.append(accepted.mean())
-        none.append(found.threshold is None)
-        ranked = np.cumsum(failed[np.argsort(-quality, kind="stable")])
-        good = ranked <= promise.risk * np.arange(1, len(failed) + 1)
-        best.append((np.flatnonzero(good).max() + 1) / len(failed) if good.any() else 0.0)
-    return float(np.mean(kept)), float(np.mean(coverage)), float(np.mean(best)), float(np.mean(none))
-
-
-def _taken(
-    sample: Sample, which: NDArray[np.bool_]
-) -> tuple[list[float], list[float], list[str], list[list[float] | None]]:
-    """Scores, IoUs, scenes and signals of some images."""
-    kept = np.flatnonzero(which).tolist()
-    scores, ious = sample.scores[OURS][which].tolist(), sample.ious[which].tolist()
-    return scores, ious, [sample.scenes[i] for i in kept], [sample.features[i] for i in kept]
 
 
 if __name__ == "__main__":

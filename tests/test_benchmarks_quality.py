@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from active_learning.guarantee import Promise
+from active_learning.rehearsal import Graded
 from benchmarks import quality
-from benchmarks.quality import Sample, calibration_error, halves, promises, ranks
+from benchmarks.quality import Sample, calibration_error, ranks
 from model.checkpoint import ModelCard, load_trunk, save_checkpoint
 from model.elnet import SAM2ELNet
 from model.hiera import trunk_spec
@@ -24,16 +24,8 @@ def sample(n: int = 200) -> Sample:
     ious = random.uniform(0, 1, n)
     told = np.clip(ious + random.normal(0, 0.05, n), 0, 1)
     scores = {"score (ours)": told, "mean confidence": random.uniform(0, 1, n)}
-    return Sample([f"scene-{i // 2}" for i in range(n)], ious, [None] * n, scores)
-
-
-def test_siblings_stay_on_one_side() -> None:
-    scenes = sample().scenes
-    for first, second in halves(scenes, 5):
-        assert (first ^ second).all()
-        assert first.sum() == 100
-        names = np.array(scenes)
-        assert not set(names[first]) & set(names[second])
+    graded = Graded(told.tolist(), ious.tolist(), [f"scene-{i // 2}" for i in range(n)], [None] * n)
+    return Sample(graded, scores)
 
 
 def test_a_score_that_tells_the_iou_beats_one_that_does_not() -> None:
@@ -44,18 +36,9 @@ def test_a_score_that_tells_the_iou_beats_one_that_does_not() -> None:
     assert general < no_general
     assert share == pytest.approx(area / no_area)
     assert whole == 1
-    error, kinds = calibration_error(sample(), 5)
+    error, kinds = calibration_error(sample().graded, 5)
     assert error < 0.1
     assert kinds == {"isotonic": 5}
-
-
-def test_promises_are_counted_as_kept_and_against_what_was_possible() -> None:
-    kept, coverage, best, none = promises(sample(), Promise(0.5, 0.2, 0.9), 20)
-    assert kept >= 0.9
-    assert 0.2 < coverage < best < 0.75
-    assert none < 0.2
-    kept, coverage, best, none = promises(sample(), Promise(1.0, 0.1, 0.9), 5)
-    assert (kept, coverage, best, none) == (1, 0, 0, 1)
 
 
 def test_the_tables(
@@ -74,10 +57,22 @@ def test_the_tables(
     model = SAM2ELNet(trunk, trunk_spec("random-nano"), 1, width=8)
     card = ModelCard("nano", "random-nano", sha256, ("foreground",), 32, model.architecture)
     save_checkpoint(tmp_path / "nano", model, card)
-    arguments = ["quality", "--checkpoint", tmp_path / "nano", "--data", tmp_path, "--splits", 2]
+    arguments = [
+        "quality",
+        "--checkpoint",
+        tmp_path / "nano",
+        "--data",
+        tmp_path,
+        "--splits",
+        2,
+        "--flips",
+        2,
+    ]
     monkeypatch.setattr(sys, "argv", [str(argument) for argument in arguments])
     quality.main()
     said = capsys.readouterr().out
     assert "6 images of 6 scenes" in said
     assert "| mean confidence | " in said
+    assert "| flip agreement | " in said
+    assert "| quality head | " not in said  # this network has none
     assert "| at most 10% below IoU 0.5 | " in said
