@@ -28,9 +28,11 @@ from numpy.typing import NDArray
 from active_learning import evaluation, gate, snapshot_files
 from active_learning.acquisition import STRATEGIES, Candidate, order
 from active_learning.fine_tuning import MODE
+from active_learning.guarantee import Promise
 from active_learning.oracle import annotate
+from active_learning.rehearsal import Graded, rehearse
 from active_learning.risk import aurc, rank_correlation, risk_coverage
-from active_learning.signals import measure, score
+from active_learning.signals import features, measure, score
 from active_learning.split import HOLDOUT, TRAIN, assign
 from model.errors import ELNetError
 from model.metrics import SegmentationMetrics
@@ -43,6 +45,7 @@ from model.training import train
 
 CACHE_GB = 20.0  # of disk for frozen features, which all runs share
 FULL = "all"  # stands for a strategy: one round with every image of the pool
+REHEARSALS = 50  # random halves in which a promise is rehearsed
 _AT_ONCE = 32  # images predicted together
 
 
@@ -61,6 +64,8 @@ class SimulationPlan:
         test_share: of the scenes, drawn by the seed, where no test folder is given.
         holdout_share: of the labelled scenes, for the gate; 0: there is no gate, and each new version serves.
         tolerance_px: boundary errors that the oracle lets pass.
+        promise: what would be promised of the accepted masks, as "IoU, risk"; it is rehearsed on the test
+            images, with audits of one half of their scenes, and does not change what is labelled.
         training: overrides of `model.train_config.TrainConfig`.
     """
 
@@ -70,6 +75,7 @@ class SimulationPlan:
     test_share: float = 0.4
     holdout_share: float = 0.0
     tolerance_px: int = 1
+    promise: tuple[float, float] = (0.5, 0.2)
     training: dict[str, Any] = field(default_factory=dict)
 
     def check(self) -> None:
@@ -93,6 +99,7 @@ class SimulationPlan:
             )
         if not (0 < self.test_share < 1 and 0 <= self.holdout_share < 1):
             raise SimulationError("the shares of test and holdout must lie between 0 and 1")
+        Promise(*self.promise)
         TrainConfig.from_mapping(self.training)
 
 
@@ -112,6 +119,11 @@ class Round:
             the same everywhere.
         aurc: area under the risk-coverage curve of the score on the test images: the mean over coverages of
             1 - IoU of what is accepted first. Lower is better.
+        accepted: share of the test images that the plan's promise would accept, mean over `REHEARSALS` halves
+            of their scenes, of which the other one is audited, see `active_learning.rehearsal`.
+        realised_risk: share of the accepted that were bad after all, mean over the halves that accepted any;
+            None where none did.
+        promise_kept: share of the halves in which it was at most the promised one.
         corrected_pixels: that the annotator changed so far, in millions.
         touched: images so far whose prefill did not pass as it was.
         seconds: of this round.
@@ -126,6 +138,9 @@ class Round:
     boundary_f1: float
     spearman: float | None
     aurc: float
+    accepted: float
+    realised_risk: float | None
+    promise_kept: float
     corrected_pixels: float
     touched: int
     seconds: float
@@ -149,6 +164,7 @@ class _Said:
 
     mask: NDArray[np.bool_]  # (N, H, W)
     quality: float
+    features: list[float | None] | None
     candidate: Candidate
 
 
@@ -250,7 +266,7 @@ def _run(
             promoted = not holdout.exists() or _is_better(challenger, predictor, holdout, classes)
             if promoted:
                 champion, predictor = out, challenger
-            figures = _judge(_look(predictor, judges), judges, classes)
+            figures = _judge(_look(predictor, judges), judges, classes, Promise(*plan.promise))
             seconds = time.monotonic() - started
             yield Round(strategy, seed, count, promoted, *figures, pixels / 1e6, touched, round(seconds, 1))
 
@@ -270,8 +286,9 @@ def _look(predictor: Predictor | None, images: Sequence[_Image]) -> dict[int, _S
         for image, found in zip(group, predictor.predict([i.raster for i in group]), strict=True):
             measured = measure(found, CUT, image.raster.valid)
             quality = score(measured)
-            candidate = Candidate.of(image.key, quality, measured.to_dict(), found.embedding)
-            said[image.key] = _Said(found.probability > CUT, quality, candidate)
+            told = measured.to_dict()
+            candidate = Candidate.of(image.key, quality, told, found.embedding)
+            said[image.key] = _Said(found.probability > CUT, quality, features(told), candidate)
     return said
 
 
@@ -308,9 +325,9 @@ def _is_better(challenger: Predictor, champion: Predictor | None, holdout: Path,
 
 
 def _judge(
-    said: Mapping[int, _Said], judges: Sequence[_Image], classes: list[str]
-) -> tuple[float, float, float, float | None, float]:
-    """`Round`'s figures from `fg_iou` to `aurc`. Where no version serves, every mask is empty."""
+    said: Mapping[int, _Said], judges: Sequence[_Image], classes: list[str], promise: Promise
+) -> tuple[float, float, float, float | None, float, float, float | None, float]:
+    """`Round`'s figures from `fg_iou` to `promise_kept`. Where no version serves, every mask is empty."""
     metrics = SegmentationMetrics(classes)
     for image in judges:
         mask = said[image.key].mask if said else np.zeros_like(image.truth)
@@ -318,12 +335,18 @@ def _judge(
     scores = metrics.compute()
     qualities = [said[image.key].quality if said else 0.0 for image in judges]
     ious = [entry["iou"] for entry in scores.per_image]
+    signals = [said[image.key].features if said else None for image in judges]
+    graded = Graded(qualities, ious, [image.scene for image in judges], signals)
+    rehearsed = rehearse(graded, promise, REHEARSALS)
     return (
         scores.fg_iou,
         scores.fg_iou_per_image,
         scores.boundary_f1,
         rank_correlation(qualities, ious),
         aurc(risk_coverage(qualities, ious)),
+        rehearsed.coverage,
+        rehearsed.risk,
+        rehearsed.kept,
     )
 
 

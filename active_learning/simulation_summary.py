@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import fmean, median
 
 from active_learning.simulation import FULL, Round
 
@@ -21,6 +21,8 @@ class Summary:
         fg_iou: median, with `lowest` and `highest`.
         rose: of the runs, the share in which this round's `fg_iou` is above the round's before; None in the
             first.
+        accepted: median share of the test images that the promise would accept; `realised_risk`, the median
+            over the runs that accepted any, and `promise_kept`, the mean, belong to it.
         labels_for_target: labels at which the median curve reaches `TARGET` of what "all" reaches, linear
             between rounds; None: it does not, or "all" was not run. The same in all rows of a strategy.
     """
@@ -35,6 +37,9 @@ class Summary:
     boundary_f1: float
     spearman: float | None
     aurc: float
+    accepted: float
+    realised_risk: float | None
+    promise_kept: float
     corrected_pixels: float
     touched: float
     rose: float | None
@@ -55,6 +60,7 @@ def summarise(rounds: Sequence[Round]) -> list[Summary]:
     found = []
     for (strategy, labels), rows in groups.items():
         last = {row.seed: row.fg_iou for row in before if row.strategy == strategy}
+        risks = [row.realised_risk for row in rows if row.realised_risk is not None]
         ranks = [row.spearman for row in rows if row.spearman is not None]
         found.append(
             Summary(
@@ -68,6 +74,9 @@ def summarise(rounds: Sequence[Round]) -> list[Summary]:
                 boundary_f1=median(row.boundary_f1 for row in rows),
                 spearman=median(ranks) if ranks else None,
                 aurc=median(row.aurc for row in rows),
+                accepted=median(row.accepted for row in rows),
+                realised_risk=median(risks) if risks else None,
+                promise_kept=fmean(row.promise_kept for row in rows),
                 corrected_pixels=median(row.corrected_pixels for row in rows),
                 touched=median(row.touched for row in rows),
                 rose=sum(row.fg_iou > last[row.seed] for row in rows) / len(rows) if last else None,

@@ -52,6 +52,13 @@ class _Labelled(NamedTuple):
     masks: bytes
 
 
+class Export(NamedTuple):
+    """What was written: how many images, and the others' URIs with the reason why not."""
+
+    images: int
+    left_out: dict[str, str]
+
+
 def take(session: Session, project: Project, images: ImageSource, folder: Path) -> Snapshot:
     """Write out every task's latest living label by a person, and freeze it.
 
@@ -103,6 +110,42 @@ def take(session: Session, project: Project, images: ImageSource, folder: Path) 
         session.add(snapshot)
         session.flush()
     return snapshot
+
+
+def export(session: Session, project: Project, images: ImageSource, folder: Path) -> Export:
+    """Write every task's latest living label by a person beside its image, for work outside of the loop.
+
+    Both sides of the split together, as images/ and masks/ that `model.pairs.find_pairs` reads, with a
+    manifest.json of classes and scenes.
+
+    Args:
+        session: any; its transaction is ended before the images are read.
+        project: the project.
+        images: the pixels.
+        folder: must not exist, or be empty; it appears when everything is written.
+
+    Raises:
+        SnapshotError: nothing is labelled, the folder holds something, or it cannot be written.
+        ToolUnavailableError: the labeling tool that keeps the images does not answer.
+    """
+    labelled, classes = _read(session, project), _checked(project)
+    session.rollback()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise SnapshotError(f"{folder} holds something already; name another folder")
+    try:
+        with workshop(folder.resolve().parent, f"export-{project.id}") as place:
+            entries, left_out = _render(labelled, images, classes, place)
+            if not entries:
+                raise SnapshotError(f"project {project.name!r} has no label that could be exported")
+            scenes = {entry["stem"]: entry["scene"] for entry in entries}
+            told = json.dumps({"classes": classes, "scenes": scenes}, indent=2)
+            (place / WORK / "manifest.json").write_text(told + "\n")
+            if folder.exists():
+                folder.rmdir()
+            (place / WORK).rename(folder)
+    except (OSError, RasterError) as error:
+        raise SnapshotError(f"the labels cannot be written to {folder}: {error}") from error
+    return Export(len(entries), {entry["image_uri"]: entry["reason"] for entry in left_out})
 
 
 def _read(session: Session, project: Project) -> list[_Labelled]:

@@ -22,8 +22,8 @@ def table_of(rows: Sequence[Summary]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("strategy")
     for name in (
-        "labels", "IoU", "lowest", "highest", "per image", "boundary F", "rank corr.", "AURC", "rose",
-        "corrected Mpx", "labels for 95 %",
+        "labels", "IoU", "lowest", "highest", "per image", "boundary F", "rank corr.", "AURC", "accepted",
+        "bad of them", "kept", "rose", "corrected Mpx", "labels for 95 %",
     ):  # fmt: skip
         table.add_column(name, justify="right")
     for row in rows:
@@ -34,6 +34,9 @@ def table_of(rows: Sequence[Summary]) -> Table:
             f"{row.boundary_f1:.3f}",
             "-" if row.spearman is None else f"{row.spearman:.2f}",
             f"{row.aurc:.3f}",
+            f"{row.accepted:.0%}",
+            "-" if row.realised_risk is None else f"{row.realised_risk:.0%}",
+            f"{row.promise_kept:.0%}",
             "-" if row.rose is None else f"{row.rose:.0%}",
             f"{row.corrected_pixels:.2f}",
             "-" if row.labels_for_target is None else f"{row.labels_for_target:.0f}",
@@ -60,6 +63,9 @@ def write_simulation(
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     for name, chart in (("labels", _curves(rows, "labels")), ("pixels", _curves(rows, "corrected_pixels"))):
         write_chart(folder, f"iou-by-{name}", chart)
+    accepting = [row for row in rows if row.strategy != FULL and row.realised_risk is not None]
+    if accepting:
+        write_chart(folder, "risk-by-labels", _risks(accepting, about["plan"]["promise"][1]))
 
 
 def _curves(rows: Sequence[Summary], by: str) -> alt.LayerChart:
@@ -80,3 +86,21 @@ def _curves(rows: Sequence[Summary], by: str) -> alt.LayerChart:
         rule = alt.Chart(alt.Data(values=complete)).mark_rule(strokeDash=[4, 3], color="#666")
         layers.append(rule.encode(y="fg_iou:Q"))
     return alt.layer(*layers)
+
+
+def _risks(rows: Sequence[Summary], promised: float) -> alt.LayerChart:
+    """The share of bad masks among the accepted ones, beside the promised one as a dashed line."""
+    values = [asdict(row) for row in rows]
+    realised = (
+        alt.Chart(alt.Data(values=values), width=420, height=280)
+        .mark_line(point=True)
+        .encode(
+            x=alt.X("labels:Q", title="labelled images"),
+            y=alt.Y("realised_risk:Q", title="bad masks among the accepted", axis=alt.Axis(format="%")),
+            color=alt.Color("strategy:N", title=None),
+        )
+    )
+    rule = alt.Chart(alt.Data(values=[{"realised_risk": promised}])).mark_rule(
+        strokeDash=[4, 3], color="#666"
+    )
+    return alt.layer(realised, rule.encode(y="realised_risk:Q"))

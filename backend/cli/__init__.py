@@ -38,7 +38,7 @@ COMMANDS: Final = {
     "audit": ("backend.cli.queue_commands:audit", "What audits said of the masks."),
     "labels": (
         "backend.cli.label_commands:labels_app",
-        "What people drew: labels worth a second look, agreement.",
+        "What people drew: labels worth a second look, agreement, export.",
     ),
     "simulate": (
         "backend.cli.simulating:simulate",

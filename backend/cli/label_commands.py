@@ -1,13 +1,16 @@
-"""`elnet labels`: which of them deserve a second look, and how far two people agree."""
+"""`elnet labels`: which of them deserve a second look, how far two people agree, and all of them as files."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from statistics import median
 from typing import Annotated
 
 import typer
 
 from active_learning.judgements import SHORTFALL, agreements, suspects
+from active_learning.snapshot import export
 from backend.cli.common import JsonOption, ProjectOption, find_project, ledger_session, show, task_url
 
 labels_app = typer.Typer(help="What people drew.", no_args_is_help=True)
@@ -68,3 +71,28 @@ def labels_agreement(
         middle = median(pair.iou for pair in pairs)
         typer.echo(f"{len(pairs)} pairs of labels, median IoU {middle:.3f}.", err=True)
     show(rows, as_json=json_, empty=f"No image of {found.name!r} was labelled by two people.")
+
+
+@labels_app.command("export")
+def labels_export(
+    out: Annotated[Path, typer.Option(help="The new folder: gets images/ and masks/.")],
+    project: ProjectOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Write the labelled images and their masks as PNG, for `elnet simulate`, `train`, or other tools.
+
+    An image that cannot be read, or that its label does not fit, is named and left out.
+    """
+    from backend.media import MediaStore
+    from backend.settings import load_settings
+
+    with ledger_session(write=False) as session:
+        found = find_project(session, project)
+        images = MediaStore.from_settings(load_settings())
+        written = export(session, found, images, out)
+    if json_:
+        typer.echo(json.dumps({"out": str(out), **written._asdict()}, indent=2))
+        return
+    typer.echo(f"{written.images} images with their masks: {out}")
+    for uri, reason in written.left_out.items():
+        typer.echo(f"left out: {uri}: {reason}", err=True)

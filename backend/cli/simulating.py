@@ -40,6 +40,10 @@ def simulate(
         float, typer.Option(help="Of the labels, for the gate; 0: every new version serves.")
     ] = 0.0,
     tolerance: Annotated[int, typer.Option(min=0, help="Boundary errors that pass, px.")] = 1,
+    promise_iou: Annotated[
+        float, typer.Option(help="A promise to rehearse: an accepted mask below this IoU is bad,")
+    ] = 0.5,
+    promise_risk: Annotated[float, typer.Option(help="and at most this share of them may be.")] = 0.2,
     training: Annotated[
         Path | None, typer.Option(help="YAML file with training settings, as in the settings file.")
     ] = None,
@@ -61,6 +65,7 @@ def simulate(
         test_share=test_share,
         holdout_share=holdout_share,
         tolerance_px=tolerance,
+        promise=(promise_iou, promise_risk),
         training={"device": device, **_settings(training)},
     )
     with progress_bar(hidden=json_) as report:

@@ -9,7 +9,10 @@ from active_learning.simulation_summary import summarise
 
 
 def row(strategy: str, seed: int, labels: int, fg_iou: float) -> Round:
-    return Round(strategy, seed, labels, True, fg_iou, fg_iou, 0.5, 0.7, 0.2, labels / 10, labels, 1.0)
+    promised = (0.4, None if seed else 0.15, seed / 2)  # only the first seed's run accepts anything
+    return Round(
+        strategy, seed, labels, True, fg_iou, fg_iou, 0.5, 0.7, 0.2, *promised, labels / 10, labels, 1.0
+    )
 
 
 def test_the_summary_is_of_medians_and_says_where_the_target_is_reached() -> None:
@@ -21,6 +24,7 @@ def test_the_summary_is_of_medians_and_says_where_the_target_is_reached() -> Non
     ]
     first, second, other, _ = summarise(rounds)
     assert (first.fg_iou, first.lowest, first.highest, first.seeds) == (0.4, 0.2, 0.9, 3)
+    assert (first.accepted, first.realised_risk, first.promise_kept) == (0.4, 0.15, 0.5)
     assert first.rose is None
     assert second.rose == pytest.approx(2 / 3)
     assert other.rose is None

@@ -28,7 +28,7 @@ from active_learning.ledger import (
     TrainScene,
 )
 from active_learning.ports import ImageUnavailableError, ToolAnnotation, ToolUnavailableError
-from active_learning.snapshot import SnapshotError, take
+from active_learning.snapshot import Export, SnapshotError, export, take
 from active_learning.split import assign
 from model.pairs import find_pairs, read_pair
 from model.raster import Raster, RasterError, read_masks
@@ -123,6 +123,10 @@ class Studio:
         with self.ledger.session() as session:
             project = session.get_one(Project, self.project_id)
             return take(session, project, self.images, self.folder)
+
+    def export(self, folder: Path) -> Export:
+        with self.ledger.session(write=False) as session:
+            return export(session, session.get_one(Project, self.project_id), self.images, folder)
 
     def sides(self, snapshot: Snapshot) -> dict[str, set[str]]:
         return {
@@ -490,3 +494,33 @@ def test_the_same_on_postgresql(postgresql_url: str, tmp_path: Path) -> None:
         first = studio.take()
         assert studio.take().id == first.id
         assert sorted(studio.read(first)) == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_what_people_drew_is_exported_with_its_scenes(studio: Studio, tmp_path: Path, exists: bool) -> None:
+    studio.fill("a b", scene="one")
+    studio.add("broken", image=ImageUnavailableError("the disk is gone"))
+    studio.label("broken")
+    studio.add("waiting")
+    out = tmp_path / "out"
+    if exists:
+        out.mkdir()
+    assert studio.export(out) == Export(2, {"broken": "the disk is gone"})
+    pairs, classes = find_pairs(out)
+    assert (classes, [pair.scene for pair in pairs]) == (["oil"], ["one", "one"])
+    for number, pair in enumerate(pairs, start=1):
+        raster, masks, _ = read_pair(pair)
+        assert np.array_equal(raster.pixels, an_image(number).pixels)
+        assert np.array_equal(masks, masks_of(number))
+    with studio.ledger.session(write=False) as session:
+        assert not session.scalars(select(Scene)).all()  # nothing was decided by it
+    with pytest.raises(SnapshotError, match="holds something already"):
+        studio.export(out)
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == []
+
+
+def test_without_labels_nothing_is_exported(studio: Studio, tmp_path: Path) -> None:
+    studio.add("waiting")
+    with pytest.raises(SnapshotError, match="no label that could be exported"):
+        studio.export(tmp_path / "out")
+    assert not (tmp_path / "out").exists()

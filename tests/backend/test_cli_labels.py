@@ -135,3 +135,11 @@ def test_the_agreement_of_two_people_is_of_their_latest_living_labels(elnet: Eln
         (10, ["3", "5"], 1.0),
     ]
     assert len(elnet("labels", "agreement", "-n", 2, "--json").json()) == 2
+
+
+@pytest.mark.usefixtures("labelled")
+def test_an_export_names_what_it_had_to_leave_out(elnet: Elnet, tmp_path: Path) -> None:
+    answer = elnet("labels", "export", "--out", tmp_path / "out")
+    assert answer.code == 1
+    assert "no label that could be exported" in answer.err  # none of these images can be had
+    assert not (tmp_path / "out").exists()
