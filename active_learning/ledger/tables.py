@@ -467,6 +467,21 @@ class ThresholdChange(Base):
     promise: Mapped[dict[str, Any] | None]  # that stands from then on
 
 
+class PolicyChange(Base):
+    """Who changed which setting of a project, when, from what to what, and why: append-only."""
+
+    __tablename__ = "policy_changes"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"), index=True)
+    who: Mapped[str] = mapped_column(String(200))
+    setting: Mapped[str] = mapped_column(String(50))
+    from_value: Mapped[Any] = mapped_column(JSON)
+    to_value: Mapped[Any] = mapped_column(JSON)
+    why: Mapped[str] = mapped_column(Text)
+    at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
 class WorkerLease(Base):
     """The one worker of an embedded ledger, so that two never work on the same queue."""
 

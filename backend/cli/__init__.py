@@ -34,6 +34,7 @@ COMMANDS: Final = {
         "backend.cli.threshold_commands:threshold_app",
         "The accept threshold: what if, promise, set, undo.",
     ),
+    "policy": ("backend.cli.policy_commands:policy_app", "The settings of a project: show, set, history."),
     "queue": ("backend.cli.queue_commands:queue", "What people get next, and why."),
     "audit": ("backend.cli.queue_commands:audit", "What audits said of the masks."),
     "labels": (
