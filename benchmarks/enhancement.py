@@ -1,6 +1,7 @@
 """Label enhancement side by side: coarse masks, GrabCut, an active contour, the plain prediction, and ours.
 
-`python -m benchmarks.enhancement --data ../shared/data/sar_oil [--checkpoint DIR] [--share 0.25]`
+`python -m benchmarks.enhancement --data ../shared/data/sar_oil [--checkpoint DIR] [--share 0.25]
+[--config configs/train-sar.yaml]`
 
 The test masks are made coarse by each kind of `model.coarsen`; every method sees image and coarse mask.
 Without a checkpoint one is trained on a share of the training images.
@@ -30,6 +31,7 @@ from model.raster import Raster
 from model.train_config import TrainConfig
 from model.training import train
 
+DEFAULTS = {"mode": "cached", "epochs": 10, "prompted": 0.5}
 Mask = NDArray[np.bool_]
 Method = Callable[[Raster, Mask], Mask]
 
@@ -40,9 +42,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with train/ and test/")
     parser.add_argument("--checkpoint", type=Path, help="of a network that takes coarse masks")
     parser.add_argument("--share", type=float, default=1.0, help="of the training images, whole scenes")
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--mode", default="cached")
-    parser.add_argument("--prompted", type=float, default=0.5)
+    parser.add_argument("--config", type=Path, help="YAML of training settings")
     parser.add_argument("--test", type=int, help="so many test images")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
@@ -67,10 +67,9 @@ def _train(given: argparse.Namespace, folder: Path) -> Path:
     pairs = choose(find_pairs(given.data / "train")[0], given.share, given.seed)
     link_pairs(pairs, folder / "data")
     started = time.monotonic()
-    config = TrainConfig(epochs=given.epochs, mode=given.mode, prompted=given.prompted, seed=given.seed)
-    train(folder / "data", folder / "checkpoint", config)
-    seconds = time.monotonic() - started
-    print(f"trained on {len(pairs)} images, {given.epochs} epochs, mode {given.mode}: {seconds:.0f} s\n")
+    settings = {**DEFAULTS, **(TrainConfig.read(given.config) if given.config else {})}
+    train(folder / "data", folder / "checkpoint", TrainConfig.from_mapping({**settings, "seed": given.seed}))
+    print(f"trained on {len(pairs)} images with {settings}: {time.monotonic() - started:.0f} s\n")
     return folder / "checkpoint"
 
 

@@ -16,7 +16,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from model.training import train
 
 LABELLED = 0.3  # of the training images
 KEPT = 0.8  # of the automatic labels, those with the highest score
+DEFAULTS = {"mode": "cached", "epochs": 10}  # of the network that labels
 FIGURES = ("fg_iou", "fg_iou_per_image", "boundary_f1")
 
 
@@ -50,21 +51,21 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="JSON lines, added to")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--share", type=float, default=1.0, help="of the training images, whole scenes")
-    parser.add_argument("--mode", default="cached", help="of the network that labels")
-    parser.add_argument("--epochs", type=int, default=10, help="of the network that labels")
+    parser.add_argument("--config", type=Path, help="YAML of training settings for the network that labels")
     parser.add_argument("--unet-epochs", type=int, default=20, help="of the U-Net on all labels")
     given = parser.parse_args()
+    settings = TrainConfig.read(given.config) if given.config else DEFAULTS
     plan = {
         "share": given.share,
-        "mode": given.mode,
-        "epochs": given.epochs,
+        "settings": json.dumps(settings, sort_keys=True),
         "unet_epochs": given.unet_epochs,
     }
     for seed in range(given.seeds):
         run = {"data": given.data.name, "seed": seed, **plan}
         if any(run.items() <= line.items() for line in kept_lines(given.out)):
             continue
-        lines = [json.dumps(run | line) + "\n" for line in run_seed(given.data, seed, **plan)]
+        found = run_seed(given.data, seed, given.share, settings, given.unet_epochs)
+        lines = [json.dumps(run | line) + "\n" for line in found]
         with given.out.open("a") as file:
             file.writelines(lines)
     done = [
@@ -74,23 +75,23 @@ def main() -> None:
 
 
 def run_seed(
-    data: Path, seed: int, share: float, mode: str, epochs: int, unet_epochs: int
+    data: Path, seed: int, share: float, settings: Mapping[str, Any], unet_epochs: int
 ) -> list[dict[str, Any]]:
     """A line for each set of labels."""
     everything = choose(find_pairs(data / "train")[0], share, seed)
     labelled = choose(everything, LABELLED, seed)
     test, _ = find_pairs(data / "test")
     rest = [pair for pair in everything if pair not in labelled]
-    config = {"epochs": epochs, "mode": mode, "seed": seed}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         link_pairs(labelled, folder / "labelled")
         started = time.monotonic()
-        train(folder / "labelled", folder / "labeller", TrainConfig(**config))
+        train(folder / "labelled", folder / "labeller", TrainConfig.from_mapping({**settings, "seed": seed}))
         automatic = _automatic(Predictor(folder / "labeller"), rest, folder / "automatic")
         print(f"seed {seed}: {len(rest)} images labelled in {time.monotonic() - started:.0f} s", flush=True)
         kept = sorted(automatic, key=lambda pair: -automatic[pair])[: round(KEPT * len(automatic))]
-        train(folder / "labelled", folder / "enhancer", TrainConfig(**config, prompted=0.5))
+        prompted = TrainConfig.from_mapping({**settings, "seed": seed, "prompted": 0.5})
+        train(folder / "labelled", folder / "enhancer", prompted)
         enhanced = _enhanced(Predictor(folder / "enhancer"), everything, folder / "enhanced")
         sets = {
             "all labels": everything,

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from benchmarks import headline
-from model.train_config import TrainConfig
 
 SETS = [
     "all labels",
@@ -31,9 +30,12 @@ def test_a_line_for_each_set_of_labels_and_none_twice(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "headline.jsonl"
-    small = {"trunk": "random-nano", "width": 8, "adapter_dim": 4, "cache_gb": 0.0, "size": 64}
-    monkeypatch.setattr(headline, "TrainConfig", lambda **given: TrainConfig(**given, **small))
-    arguments = ["headline", "--data", data, "--out", out, "--seeds", 1, "--epochs", 1, "--unet-epochs", 1]
+    config = tmp_path / "nano.yaml"
+    config.write_text(
+        "{trunk: random-nano, mode: cached, epochs: 1, width: 8, adapter_dim: 4, cache_gb: 0, size: 64}"
+    )
+    arguments = ["headline", "--data", data, "--out", out, "--config", config, "--seeds", 1]
+    arguments += ["--unet-epochs", 1]
     monkeypatch.setattr(sys, "argv", list(map(str, arguments)))
     headline.main()
     lines = [json.loads(line) for line in out.read_text().splitlines()]

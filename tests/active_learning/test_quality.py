@@ -143,3 +143,13 @@ def test_a_new_calibration_is_routed_by(loop):
     recalibrate(loop, version)
     routing.settle(loop.ledger, loop.project_id)
     assert loop.task(task).status == "review"
+
+
+def test_a_calibration_that_ends_after_another_version_was_promoted_grades_its_own_only(loop):
+    first = loop.promote("elnet-0001")
+    ids = audit(loop, first, [0.95] * quality.MIN_SAMPLES)
+    second = loop.promote("elnet-0002")
+    (task,) = loop.routed(second, [0.8])
+    recalibrate(loop, first)
+    assert loop.predictions(ids[0])[0].quality == pytest.approx(0.5)
+    assert (loop.task(task).quality, loop.predictions(task)[0].quality) == (0.8, 0.8)

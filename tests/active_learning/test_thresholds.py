@@ -246,3 +246,15 @@ def test_evidence_of_nothing_says_nothing_and_huge_counts_do_not_overflow():
     assert thresholds.evidence(0, 0, 0.1) == pytest.approx(1)
     assert thresholds.evidence(0, 100, 0.1) < 0.1
     assert np.isfinite(thresholds.evidence(100_000, 100_000, 0.1))
+
+
+def test_a_promise_whose_audits_are_deleted_later_accepts_nothing_any_more(loop):
+    (waiting,) = predicted(loop, 0.85)
+    ids = audits(loop, loop.promote(), good=25, bad=0)
+    assert promise(loop).threshold is not None
+    assert statuses(loop, [waiting]) == ["accepted"]
+    for task_id in ids[:10]:
+        loop.bury(loop.labels(task_id)[0].tool_annotation_id)
+    assert keep(loop) is None
+    assert statuses(loop, [waiting]) == ["review"]
+    assert history(loop)[0][3].startswith("15 audits of elnet-0001 cannot promise it yet")
