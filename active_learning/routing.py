@@ -109,18 +109,15 @@ def settle(ledger: Ledger, project_id: int) -> int:
     Returns:
         How many decisions are new.
     """
-    routed = 0
-    seen: set[int] = set()
-    while True:
+    routed = last = 0
+    while True:  # each task once: what becomes stale behind us comes again the next time
         with ledger.session(write=False) as session:
             project = session.get_one(Project, project_id)
-            rows = session.execute(_standings(project, _stale(project)).limit(_CHUNK))
-            ids = [row[0] for row in rows if row[0] not in seen]
-        if (
-            not ids
-        ):  # or only what was routed just now: then something else keeps changing it, and comes again
+            stale = _standings(project, _stale(project) & (Task.id > last))
+            ids = [row[0] for row in session.execute(stale.limit(_CHUNK))]
+        if not ids:
             return routed
-        seen.update(ids)
+        last = ids[-1]
         with ledger.session() as session:
             project = lock_project(session, project_id)
             routed += _route_where(session, project, Task.id.in_(ids))
@@ -144,20 +141,13 @@ _DECIDED = ("prediction_id", "status", "quality", "threshold", "reason")
 
 def _standings(project: Project, which: ColumnElement[bool]) -> Select[Any]:
     """The open tasks among `which`: the fields of `_Standing`, then those of the last decision."""
-    last = (
-        select(RouteDecision.task_id, func.max(RouteDecision.id).label("id"))
-        .join(Task, Task.id == RouteDecision.task_id)
-        .where(Task.project_id == project.id)
-        .group_by(RouteDecision.task_id)
-        .subquery()
-    )
+    last = select(func.max(RouteDecision.id)).where(RouteDecision.task_id == Task.id).correlate(Task)
     by_champion = (Prediction.task_id == Task.id) & (Prediction.model_version_id == project.champion_id)
     decided = [getattr(RouteDecision, name) for name in _DECIDED]
     return (
         select(Task.id, Task.status, Task.holdout, Prediction.id, Prediction.quality, _USABLE, *decided)
         .outerjoin(Prediction, by_champion)
-        .outerjoin(last, last.c.task_id == Task.id)
-        .outerjoin(RouteDecision, RouteDecision.id == last.c.id)
+        .outerjoin(RouteDecision, RouteDecision.id == last.scalar_subquery())
         .where(which, Task.project_id == project.id, Task.status.in_(OPEN))
         .order_by(Task.id)
     )

@@ -137,6 +137,10 @@ def _what_ifs(ledger: Ledger, project_id: int) -> None:
         risk.what_ifs(session, session.get_one(Project, project_id), THRESHOLDS)
 
 
+def _nothing_new(ledger: Ledger, project_id: int) -> None:
+    settle(ledger, project_id)
+
+
 def _upcoming(ledger: Ledger, project_id: int) -> None:
     with ledger.session(write=False) as session:
         queue.upcoming(session, session.get_one(Project, project_id), TaskStatus.REVIEW, 20)
@@ -153,6 +157,7 @@ WORK: dict[str, Callable[[Ledger, int], None]] = {
     "order the queue again, nothing new": _order,
     "elnet threshold: eight thresholds": _what_ifs,
     "elnet queue: the next 20": _upcoming,
+    "look for what is to be routed anew, nothing is": _nothing_new,
     "where every image stands": _counts,
 }
 
