@@ -19,8 +19,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +44,7 @@ class Promise:
         iou: in (0, 1]: a mask with less is a failure.
         risk: in (0, 1).
         confidence: in (0, 1), of keeping it, over the chance of which masks were audited.
+        classes: name -> IoU in (0, 1]: a mask is a failure too where this class has less.
 
     Raises:
         GuaranteeError: a number out of its range.
@@ -52,10 +53,12 @@ class Promise:
     iou: float
     risk: float
     confidence: float = 0.9
+    classes: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not 0 < self.iou <= 1:  # true for NaN too
-            raise GuaranteeError(f"the IoU that counts as good must lie in (0, 1], not {self.iou}")
+        for bar in (self.iou, *self.classes.values()):
+            if not 0 < bar <= 1:  # true for NaN too
+                raise GuaranteeError(f"the IoU that counts as good must lie in (0, 1], not {bar}")
         if not (0 < self.risk < 1 and 0 < self.confidence < 1):
             raise GuaranteeError(
                 f"risk and confidence must lie between 0 and 1, not {self.risk} and {self.confidence}; no "
@@ -64,9 +67,38 @@ class Promise:
 
     def __str__(self) -> str:
         return (
-            f"of the accepted masks at most {self.risk:.3g} have an IoU below {self.iou:.3g}, "
+            f"of the accepted masks at most {self.risk:.3g} have {self.failure}, "
             f"with confidence {self.confidence:.3g}"
         )
+
+    @property
+    def failure(self) -> str:
+        """What is wrong with a mask that counts as a failure."""
+        bars = [
+            f"below {self.iou:.3g}",
+            *(f"of {name} below {bar:.3g}" for name, bar in self.classes.items()),
+        ]
+        return f"an IoU {', or '.join(bars)}"
+
+    def fails(
+        self, iou: float, class_ious: Sequence[float] | None = None, names: Sequence[str] = ()
+    ) -> bool | None:
+        """Whether a mask is a failure; None if that of a class decides, and is not known.
+
+        Args:
+            iou: mean over the classes, with the truth.
+            class_ious: of each class, in the order of `names`.
+            names: of the project's classes.
+        """
+        if iou < self.iou:
+            return True
+        if not self.classes:
+            return False
+        known = [iou] if class_ious is None and len(names) == 1 else class_ious
+        if known is None:
+            return None
+        found = dict(zip(names, known, strict=True))
+        return any(found[name] < bar for name, bar in self.classes.items())
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from datetime import UTC
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +34,7 @@ from active_learning.living import PEOPLE, current_label, current_labels, labels
 from active_learning.ports import ToolAnnotation
 from active_learning.routing import is_blind
 from model.errors import ELNetError
-from model.metrics import iou
+from model.metrics import class_ious
 
 __all__ = [
     "PEOPLE",
@@ -95,6 +96,7 @@ def record(session: Session, project: Project, annotation: ToolAnnotation) -> La
     if masks is not None and not masks.any():
         masks = _sized(masks, task, prefill)
     source = _source(session, task, annotation)
+    ious = None if annotation.machine else _agreement(masks, prefill)
     label = Label(
         project_id=project.id,
         task_id=task.id,
@@ -106,7 +108,8 @@ def record(session: Session, project: Project, annotation: ToolAnnotation) -> La
         masks=masks,
         soft_edges=annotation.soft_edges,
         prediction_id=prefill.id if prefill else None,
-        prefill_iou=None if annotation.machine else _agreement(masks, prefill),
+        prefill_iou=fmean(ious) if ious else None,
+        class_ious=ious if ious and len(ious) > 1 else None,
         blind=_is_blind(project, task, source, prefill),
         lead_time_s=annotation.lead_time_s,
         updated_at=annotation.updated_at,
@@ -230,7 +233,8 @@ def _sized(masks: NDArray[np.bool_], task: Task, prefill: Prediction | None) -> 
     return masks
 
 
-def _agreement(masks: NDArray[np.bool_] | None, prefill: Prediction | None) -> float | None:
+def _agreement(masks: NDArray[np.bool_] | None, prefill: Prediction | None) -> list[float] | None:
+    """IoU of the prefill and what was submitted, of each class."""
     if masks is None or prefill is None or masks.shape != prefill.masks.shape:
         return None
-    return iou(prefill.masks, masks)
+    return class_ious(prefill.masks, masks)

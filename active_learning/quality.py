@@ -60,6 +60,8 @@ class Audited:
         iou: with the label.
         scene: of the image.
         version: id of the model version that made the prediction.
+        class_ious: of each class, in the project's order; None for a single class, or where only `iou` is
+            known.
     """
 
     score: float
@@ -67,6 +69,7 @@ class Audited:
     iou: float
     scene: str
     version: int
+    class_ious: list[float] | None = None
 
 
 def audited(session: Session, project: Project) -> list[Audited]:
@@ -91,7 +94,16 @@ def calibration_samples(session: Session, project: Project, version: ModelVersio
     for task_id, scene in _audited_scenes(session, project):
         entry = judged.get(stem_of(task_id))
         if entry is not None and task_id not in own:
-            again.append(Audited(entry["score"], entry.get("features"), entry["iou"], scene, version.id))
+            again.append(
+                Audited(
+                    entry["score"],
+                    entry.get("features"),
+                    entry["iou"],
+                    scene,
+                    version.id,
+                    entry.get("class_ious"),
+                )
+            )
     return [sample for _, sample in audits] + again
 
 
@@ -116,15 +128,15 @@ def _audits(session: Session, project: Project) -> list[tuple[int, Audited]]:
     """The task and the audit, of each audit that counts."""
     said = (Prediction.score, Prediction.signals, Prediction.model_version_id)
     rows = session.execute(
-        select(Task.id, Task.scene, Label.prefill_iou, *said)
+        select(Task.id, Task.scene, Label.prefill_iou, Label.class_ious, *said)
         .join(Label, Label.task_id == Task.id)
         .join(Prediction, Label.prediction_id == Prediction.id)
         .where(Label.id.in_(current_ids(project.id, (LabelSource.AUDIT,))), Label.prefill_iou.is_not(None))
         .order_by(Label.id)
     )
     return [
-        (task_id, Audited(score, features(measured), iou, scene, version))
-        for task_id, scene, iou, score, measured, version in rows
+        (task_id, Audited(score, features(measured), iou, scene, version, of_classes))
+        for task_id, scene, iou, of_classes, score, measured, version in rows
         if iou is not None
     ]
 

@@ -121,15 +121,29 @@ def assess(session: Session, project: Project, promised: Promise) -> Guarantee:
         session: a writing session; one that is rolled back leaves everything as it was.
         project: the project.
         promised: what is to hold.
+
+    Raises:
+        ThresholdError: it speaks of a class that the project does not have.
     """
+    if unknown := promised.classes.keys() - set(project.classes):
+        raise ThresholdError(
+            f"project {project.name!r} has no class {', '.join(sorted(unknown))}; it has "
+            f"{', '.join(project.classes)}"
+        )
     if project.champion is None:
         return guarantee([], [], promised)
     recalibrate(session, project, project.champion)
     samples = calibration_samples(session, project, project.champion)
     qualities = cross_graded(samples)
-    own = [i for i, sample in enumerate(samples) if sample.version == project.champion_id]
-    ious, scenes = [samples[i].iou for i in own], [samples[i].scene for i in own]
-    return guarantee(qualities[own].tolist(), ious, promised, scenes)
+    judged = [promised.fails(s.iou, s.class_ious, project.classes) for s in samples]
+    own = [
+        i
+        for i, sample in enumerate(samples)
+        if sample.version == project.champion_id and judged[i] is not None
+    ]
+    # What is judged class by class is good or bad as a whole: 1 or 0.
+    ious = [float(not judged[i]) if promised.classes else samples[i].iou for i in own]
+    return guarantee(qualities[own].tolist(), ious, promised, [samples[i].scene for i in own])
 
 
 def promise(
@@ -176,7 +190,7 @@ class Watch:
 
     Attributes:
         audited: of masks that the champion would have had accepted; one of each scene.
-        failures: of these, with an IoU below the promised one.
+        failures: of these, what the promise calls bad.
         evidence: against the promise, an e-value: a bet that wins where more than the promised risk fails. 1
             says nothing; at 1 / `FALSE_ALARM` the promise counts as broken.
     """
@@ -205,7 +219,7 @@ def watched(session: Session, project: Project) -> Watch | None:
     if last is None:
         return None
     rows = session.execute(
-        select(Label.prefill_iou, Task.scene)
+        select(Label.prefill_iou, Label.class_ious, Task.scene)
         .join(Prediction, Label.prediction_id == Prediction.id)
         .join(Task, Task.id == Label.task_id)
         .where(Label.id.in_(current_ids(project.id, (LabelSource.AUDIT,))), Label.prefill_iou.is_not(None))
@@ -213,8 +227,13 @@ def watched(session: Session, project: Project) -> Watch | None:
         .where(Prediction.quality >= project.accept_threshold)
         .order_by(Label.id)
     ).all()
-    first = {scene: iou for iou, scene in reversed(rows)}
-    failures = sum(iou < promised.iou for iou in first.values() if iou is not None)
+    judged = [
+        (scene, promised.fails(iou, of_classes, project.classes))
+        for iou, of_classes, scene in rows
+        if iou is not None
+    ]
+    first = {scene: failed for scene, failed in reversed(judged) if failed is not None}
+    failures = sum(first.values())
     return Watch(len(first), failures, evidence(failures, len(first), promised.risk))
 
 
@@ -239,8 +258,8 @@ def watch(session: Session, project: Project) -> ThresholdChange | None:
     if seen is None or promised is None or not seen.broken:
         return None
     why = (
-        f"the promise is broken: {seen.failures} of {seen.audited} audits of accepted masks had an IoU "
-        f"below {promised.iou:g}, where at most {promised.risk:.0%} were promised. Nothing is accepted until "
+        f"the promise is broken: {seen.failures} of {seen.audited} audits of accepted masks had "
+        f"{promised.failure}, where at most {promised.risk:.0%} were promised. Nothing is accepted until "
         "a lead decides anew"
     )
     return set_threshold(session, project, None, LOOP, why)

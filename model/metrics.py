@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ class Scores:
         cl_dice: centreline Dice, mean over images; it says something of thin objects, such as roads.
         per_image: for each image, in order: image, iou, smoothed_iou, dice, boundary_f1, boundary_iou,
             cl_dice, predicted_share and truth_share (foreground of all classes' planes as a share of their
-            valid pixels).
+            valid pixels); with several classes also class_ious, of each.
         per_class: class name -> the seven figures of that class; empty for a single class.
     """
 
@@ -142,6 +143,7 @@ class SegmentationMetrics:
                     "dice": float(dices[i].mean()),
                     **dict(zip(_SHAPE, shapes[i].mean(axis=0).tolist(), strict=True)),
                     **_shares(counts[i]),
+                    **({"class_ious": ious[i].tolist()} if several else {}),
                 }
                 for i, name in enumerate(self._names)
             ],
@@ -161,7 +163,13 @@ def iou(a: Mask, b: Mask, valid: Mask | None = None) -> float:
         b: of the same shape.
         valid: (H, W) bool; None: every pixel.
     """
-    return float(_iou(_count(_planes(a), _planes(b), valid)).mean())
+    return fmean(class_ious(a, b, valid))
+
+
+def class_ious(a: Mask, b: Mask, valid: Mask | None = None) -> list[float]:
+    """`iou` of each plane by itself, (N,)."""
+    found: list[float] = _iou(_count(_planes(a), _planes(b), valid)).tolist()
+    return found
 
 
 def _planes(mask: Mask) -> Mask:

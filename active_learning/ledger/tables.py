@@ -317,6 +317,7 @@ class Label(Base):
     received_at: Mapped[datetime] = mapped_column(default=utc_now)
     masks: Mapped[NDArray[np.bool_] | None] = mapped_column(MaskType)
     blind: Mapped[bool] = mapped_column(default=False, server_default=false())  # the prefill was not shown
+    class_ious: Mapped[list[float] | None]  # `prefill_iou` is their mean; None for a single class
 
     task: Mapped[Task] = relationship()
 

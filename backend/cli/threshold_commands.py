@@ -87,6 +87,13 @@ def promise(
     iou: Annotated[
         float | None, typer.Option("--iou", help="A mask is bad when its IoU with the truth is below this.")
     ] = None,
+    class_iou: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CLASS=IOU",
+            help="A mask is bad too when this class's own IoU is below this; once for each class.",
+        ),
+    ] = None,
     confidence: Annotated[
         float, typer.Option(help="How sure to be, over the chance of which masks were audited.")
     ] = 0.9,
@@ -101,14 +108,14 @@ def promise(
 
     Without --risk and --iou: the promise that stands.
     """
-    if (at_most is None) != (iou is None):
+    if (at_most is None) != (iou is None) or (class_iou and iou is None):
         raise ThresholdCommandError("a promise needs both --risk and --iou, such as --risk 0.1 --iou 0.6")
     if set_ and (iou is None or not why.strip()):
         raise ThresholdCommandError('--set needs --risk, --iou and --why "the reason"')
     with ledger_session(write=True) as session:
         found = find_project(session, project)
         if iou is not None and at_most is not None:
-            asked = Promise(iou, at_most, confidence)
+            asked = Promise(iou, at_most, confidence, dict(map(_parse_bar, class_iou or ())))
         else:
             stands = thresholds.standing(found)
             if stands is None:
@@ -142,6 +149,15 @@ def promise(
         )
     if set_:
         typer.echo(f"It stands now in {name!r}; the threshold follows it after each cycle.")
+
+
+def _parse_bar(text: str) -> tuple[str, float]:
+    """`road=0.5` -> its name and number."""
+    name, _, number = text.rpartition("=")
+    try:
+        return name.strip(), float(number)
+    except ValueError as error:
+        raise ThresholdCommandError(f"--class-iou takes CLASS=IOU such as road=0.5, not {text!r}") from error
 
 
 def _told(answer: Guarantee, asked: Promise, version: str | None, tried: risk.WhatIf) -> list[str]:

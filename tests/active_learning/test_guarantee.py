@@ -150,3 +150,20 @@ def test_samples_out_of_range_are_refused(bad: float) -> None:
 
 def test_it_reads_as_a_sentence() -> None:
     assert str(PROMISE) == "of the accepted masks at most 0.1 have an IoU below 0.6, with confidence 0.9"
+
+
+def test_a_class_of_its_own_bar_fails_by_itself() -> None:
+    promise = Promise(0.6, 0.1, 0.9, {"road": 0.5})
+    names = ["house", "road"]
+    assert promise.fails(0.7, [0.9, 0.5], names) is False
+    assert promise.fails(0.7, [1.0, 0.4], names) is True
+    assert promise.fails(0.5, [0.5, 0.5], names) is True
+    assert promise.fails(0.5) is True  # whatever the road
+    assert promise.fails(0.7, None, names) is None
+    assert promise.fails(0.7, None, ["road"]) is False
+    assert Promise(0.6, 0.1).fails(0.7) is False
+    assert str(promise) == (
+        "of the accepted masks at most 0.1 have an IoU below 0.6, or of road below 0.5, with confidence 0.9"
+    )
+    with pytest.raises(GuaranteeError, match=r"in \(0, 1\], not 0"):
+        Promise(0.6, 0.1, 0.9, {"road": 0})

@@ -258,3 +258,72 @@ def test_a_promise_whose_audits_are_deleted_later_accepts_nothing_any_more(loop)
     assert keep(loop) is None
     assert statuses(loop, [waiting]) == ["review"]
     assert history(loop)[0][3].startswith("15 audits of elnet-0001 cannot promise it yet")
+
+
+def test_a_promise_may_speak_of_single_classes(make_loop, ledger):
+    loop = make_loop(ledger, ("oil", "ship"))
+    version = loop.promote()
+    loop.configure(audit_share=1.0)
+    right = np.repeat(SQUARE, 2, axis=0)
+    no_ship = right.copy()
+    no_ship[1] = False
+    for masks, count in ((right, 45), (no_ship, 15)):
+        for task_id in loop.routed(version, [0.9] * count, masks=masks):
+            loop.label(task_id, right)
+    [label] = loop.labels(task_id)
+    assert (label.class_ious, label.prefill_iou) == ([1.0, 0.0], 0.5)
+
+    def assess(**bars: float) -> Guarantee:
+        with loop.ledger.session() as session:
+            project = session.get_one(Project, loop.project_id)
+            return thresholds.assess(session, project, Promise(0.4, 0.3, 0.9, bars))
+
+    assert assess().failures == assess(oil=0.5).failures == 0
+    assert assess(oil=0.5).reached == 60
+    assert assess(ship=0.5).threshold is None  # a quarter of the ships are lost
+    assert 0.25 < assess(ship=0.5).best_risk < 0.5
+    with pytest.raises(ThresholdError, match="no class road; it has oil, ship"):
+        assess(road=0.5)
+
+
+def test_a_promise_of_a_class_is_watched_class_by_class(make_loop, ledger):
+    loop = make_loop(ledger, ("oil", "ship"))
+    version = loop.promote()
+    loop.configure(audit_share=1.0)
+    right = np.repeat(SQUARE, 2, axis=0)
+    no_ship = right.copy()
+    no_ship[1] = False
+    for task_id in loop.routed(version, [0.9] * 40, masks=right):
+        loop.label(task_id, right)
+    promised = Promise(0.4, 0.1, 0.9, {"ship": 0.5})
+    assert promise(loop, promised).threshold is not None
+    assert thresholds.standing(loop.project()) == promised
+    for task_id in loop.routed(version, [1.0] * 6, masks=no_ship):
+        loop.label(task_id, right)
+    seen, change = watch(loop)
+    assert (seen.audited, seen.failures) == (6, 6)
+    assert change is not None
+    assert "6 of 6 audits of accepted masks had an IoU below 0.4, or of ship below 0.5" in change.why
+
+
+def test_the_class_of_a_project_that_has_one_is_the_mask_itself(loop):
+    version = loop.promote()
+    audits(loop, version, good=25, bad=0)
+    with loop.ledger.session() as session:
+        project = session.get_one(Project, loop.project_id)
+        found = thresholds.assess(session, project, Promise(0.5, 0.1, 0.9, {"oil": 0.9}))
+    assert (found.samples, found.failures) == (25, 0)
+
+
+def test_labels_of_before_classes_were_told_do_not_count_for_a_promise_of_one(make_loop, ledger):
+    loop = make_loop(ledger, ("oil", "ship"))
+    loop.configure(audit_share=1.0)
+    right = np.repeat(SQUARE, 2, axis=0)
+    for task_id in loop.routed(loop.promote(), [0.9] * 3, masks=right):
+        loop.label(task_id, right)
+    with loop.ledger.session() as session:
+        project = session.get_one(Project, loop.project_id)
+        version = session.get_one(ModelVersion, project.champion_id)
+        entry = {"image": "00000009", "iou": 0.9, "score": 0.9}  # judged before classes were told
+        version.metrics = {"per_image": [entry]}
+        assert thresholds.assess(session, project, Promise(0.5, 0.1, 0.9, {"oil": 0.5})).samples == 3

@@ -119,6 +119,13 @@ def test_from_a_promise_to_a_threshold_in_two_commands(elnet: Elnet, spills: Led
     assert (facts["would_accept"], facts["watch"]["audited"]) == (1, 3)
 
 
+def test_a_class_may_have_a_bar_of_its_own(elnet: Elnet, spills: Ledger) -> None:
+    audit(spills, good=39, bad=1)
+    done = elnet(*PROMISE, "--class-iou", "oil=0.7", "--set", "--why", "strict")
+    assert "have an IoU below 0.6, or of oil below 0.7, with confidence 0.9" in done.out
+    assert "of oil below 0.7" in elnet("threshold", "promise").out
+
+
 def test_what_is_missing_is_said(elnet: Elnet, spills: Ledger) -> None:
     audit(spills, good=10, bad=0)
     said = elnet(*PROMISE).out
@@ -143,6 +150,10 @@ def test_no_model_no_promise(elnet: Elnet, ledger: Ledger) -> None:
         (("--risk", "0.1", "--iou", "0.6", "--set"), "--set needs --risk, --iou and --why"),
         (("--risk", "0", "--iou", "0.6"), "no number of audits can show a risk of 0"),
         (("--risk", "0.1", "--iou", "1.5"), "must lie in (0, 1], not 1.5"),
+        (("--class-iou", "oil=0.5"), "needs both --risk and --iou"),
+        (("--risk", "0.1", "--iou", "0.6", "--class-iou", "oil"), "--class-iou takes CLASS=IOU"),
+        (("--risk", "0.1", "--iou", "0.6", "--class-iou", "oil=2"), "must lie in (0, 1], not 2.0"),
+        (("--risk", "0.1", "--iou", "0.6", "--class-iou", "road=0.5"), "has no class road; it has oil"),
         ((), "No promise stands in 'spills'. Try one"),
     ],
 )
