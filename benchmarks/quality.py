@@ -3,7 +3,8 @@
 `python -m benchmarks.quality --checkpoint CHECKPOINT --data ../shared/data/sar_oil/test`
 
 Scores are compared on the same predictions. Whatever is fitted is fitted on one half of the scenes and
-measured on the other, over and over again (`--splits`); siblings stay on one side.
+measured on the other, over and over again (`--splits`); siblings stay on one side. `--flips 8` predicts in eight
+views, and `--sam` adds what SAM 2 foresees.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from active_learning.guarantee import Promise
 from active_learning.rehearsal import Graded, halves, rehearse
 from active_learning.risk import augrc, aurc, rank_correlation, risk_coverage
 from active_learning.signals import features, measure, score
+from benchmarks.sam_head import SamHead
 from model.device import describe_machine
 from model.metrics import SegmentationMetrics
 from model.pairs import find_pairs, read_pair
@@ -50,10 +52,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with images/ and masks/")
     parser.add_argument("--splits", type=int, default=500)
     parser.add_argument("--flips", type=int, default=1, help="views that a prediction is the mean of")
+    parser.add_argument("--sam", action="store_true", help="also SAM 2's own IoU head (2 s an image)")
     given = parser.parse_args()
     started = time.monotonic()
     print(f"{datetime.now(UTC):%Y-%m-%d}, {describe_machine()}, torch {torch.__version__}")
-    sample = collect(given.checkpoint, given.data, given.flips)
+    rival = SamHead.fetched() if given.sam else None
+    sample = collect(given.checkpoint, given.data, given.flips, rival)
     ious, scenes = sample.graded.ious, sample.graded.scenes
     print(f"{len(ious)} images of {len(set(scenes))} scenes, mean IoU {np.mean(ious):.3f}")
     print("\n| score | rank correlation | AURC | of mean confidence's | AUGRC |\n|---|---|---|---|---|")
@@ -76,7 +80,7 @@ def main() -> None:
     print(f"\n{given.splits} splits, {time.monotonic() - started:.0f} s")
 
 
-def collect(checkpoint: Path, data: Path, flips: int = 1) -> Sample:
+def collect(checkpoint: Path, data: Path, flips: int = 1, rival: SamHead | None = None) -> Sample:
     """Predict a folder and score every image in every way."""
     predictor = Predictor(checkpoint, flips=flips)
     pairs, classes = find_pairs(data)
@@ -90,6 +94,9 @@ def collect(checkpoint: Path, data: Path, flips: int = 1) -> Sample:
         measured = measure(found, CUT, image.valid)
         told.append(features(measured.to_dict()))
         rows.append(_scores(found.probability[:, image.valid], measured.to_dict(), score(measured)))
+        if rival is not None:
+            highest, nearest = rival(image, found.probability.max(axis=0))
+            rows[-1] |= {"SAM's IoU head, highest": highest, "SAM's IoU head, mask nearest to ours": nearest}
     ious = [entry["iou"] for entry in metrics.compute().per_image]
     scores = {
         name: np.array([row[OURS] if row[name] is None else row[name] for row in rows], np.float64)
