@@ -39,6 +39,15 @@ def _training(value: Any) -> dict[str, Any]:
     return overrides
 
 
+def _cron(value: Any) -> str | None:
+    from croniter import croniter
+
+    expression = TypeAdapter(Annotated[str, Field(max_length=100)] | None).validate_python(value)
+    if expression is not None and not croniter.is_valid(expression):
+        raise PolicyError(f"{expression!r} is no cron expression; five fields, such as 0 2 * * 1-5")
+    return expression
+
+
 def _number(kind: Any) -> Callable[[Any], Any]:
     return TypeAdapter(kind).validate_python
 
@@ -54,6 +63,11 @@ SETTINGS: Final[Mapping[str, Setting]] = {
         "or this share of the labels that there are, if that is more", _number(NotNegative)
     ),
     "cooldown_s": Setting("between two cycles that start by themselves, seconds", _number(NotNegative)),
+    "gain": Setting(
+        "of IoU: cycles wait for the labels that it takes, not for a number", _number(Inside | None)
+    ),
+    "schedule": Setting("cron in UTC, such as `0 2 * * *`: a cycle then, if any label is new", _cron),
+    "retrain_on_alarm": Setting("a cycle when auto-accept has switched itself off", _number(bool)),
     "training": Setting("overrides of the training settings, from the next cycle on", _training),
 }
 _ROUTES: Final = ("audit_share", "blind_share")

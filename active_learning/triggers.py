@@ -1,8 +1,9 @@
-"""When to retrain: enough new labels, a cooldown, and never two cycles of one project at once."""
+"""When to retrain: enough new labels, a schedule, an alarm; a cooldown, and never two cycles at once."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import select, update
@@ -12,6 +13,7 @@ from sqlalchemy.orm import Session
 from active_learning.ledger.tables import Cycle, CycleState, Project, Snapshot
 from active_learning.ledger.types import utc_now
 from active_learning.living import labels_since
+from active_learning.thresholds import last_change, switched_off
 from model.errors import ELNetError
 
 ACTIVE = (CycleState.REQUESTED, CycleState.RUNNING)
@@ -21,40 +23,125 @@ class CycleActiveError(ELNetError):
     """A cycle of this project is under way, and there can be only one."""
 
 
-def due(session: Session, project: Project, now: datetime) -> str | None:
-    """Whether the project should be retrained.
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A reason to retrain, whether it holds, and why or why not, in words."""
 
-    It should when no cycle is active, `cooldown_s` have passed since the last one was asked for and since it
-    ended, and as many tasks as are `wanted` carry a living human label that the last snapshot does not hold.
-    All of it is read from the ledger, so a restart neither forgets nor repeats anything.
+    name: str
+    met: bool
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """Whether a cycle should begin.
+
+    Attributes:
+        conditions: every one that is looked at.
+        held_back: why none begins whatever they say: one runs, or the last one is too near; None: nothing
+            holds it back.
+    """
+
+    conditions: tuple[Condition, ...]
+    held_back: str | None
+
+    @property
+    def starts(self) -> str | None:
+        """The trigger, for `request`; None when nothing is to begin."""
+        met = [condition.why for condition in self.conditions if condition.met]
+        return "; ".join(met) if met and self.held_back is None else None
+
+
+def due(session: Session, project: Project, now: datetime) -> str | None:
+    """The trigger of a cycle that should begin now, for `request`; None when there is nothing to do."""
+    return outlook(session, project, now).starts
+
+
+def outlook(session: Session, project: Project, now: datetime) -> Outlook:
+    """Whether the project should be retrained, and why.
+
+    It should when one of the conditions is met: enough new labels (`wanted`), the time of its schedule, or
+    that auto-accept has switched itself off since the last cycle was asked for. The last two need a new label
+    too, for without one there is nothing to learn. Nothing begins while a cycle is active, or before
+    `cooldown_s` have passed since the last one was asked for and since it ended. All of it is read from the
+    ledger, so a restart neither forgets nor repeats anything.
 
     Args:
         session: a session on the ledger.
         project: the project.
         now: the time of day, aware of its zone.
-
-    Returns:
-        The trigger, for `request`; None when there is nothing to do.
     """
-    if active_cycle(session, project) is not None:
-        return None
     last = session.scalar(
         select(Cycle).where(Cycle.project_id == project.id).order_by(Cycle.id.desc()).limit(1)
     )
-    if last is not None:
-        ended = max(last.requested_at, last.finished_at or last.requested_at)
-        if now < ended + timedelta(seconds=project.cooldown_s):
-            return None
+    held_back = _held_back(project, last, now)
+    if held_back is not None and last is not None and last.state in ACTIVE:
+        return Outlook((), held_back)  # what is looked at below changes while it runs
     snapshot = _last_snapshot(session, project)
     count = labels_since(session, project, snapshot)
-    if count < _wanted(project, snapshot):
+    asked = last.requested_at if last is not None else None
+    conditions = (
+        _enough_labels(project, snapshot, count),
+        _schedule(project, asked, count, now),
+        _alarm(session, project, asked, count),
+    )
+    return Outlook(conditions, held_back)
+
+
+def _held_back(project: Project, last: Cycle | None, now: datetime) -> str | None:
+    if last is None:
         return None
+    if last.state in ACTIVE:
+        return f"cycle {last.id} is {last.state.value}"
+    until = max(last.requested_at, last.finished_at or last.requested_at) + timedelta(
+        seconds=project.cooldown_s
+    )
+    return (
+        f"the cooldown after cycle {last.id} ends at {until:%Y-%m-%d %H:%M:%S} UTC" if now < until else None
+    )
+
+
+def _enough_labels(project: Project, snapshot: Snapshot | None, count: int) -> Condition:
+    wanted = _wanted(project, snapshot)
     since = "in all" if snapshot is None else f"since snapshot {snapshot.sha256[:12]}"
-    return f"labels: {count} new {since}"
+    if count >= wanted:
+        return Condition("labels", True, f"labels: {count} new {since}")
+    return Condition("labels", False, f"{count} of {wanted} new labels {since}")
+
+
+def _schedule(project: Project, asked: datetime | None, count: int, now: datetime) -> Condition:
+    if project.schedule is None:
+        return Condition("schedule", False, "there is none")
+    # Imported here because only projects with a schedule need it.
+    from croniter import croniter
+
+    then: datetime = croniter(project.schedule, asked or project.created_at).get_next(datetime)
+    if now < then:
+        return Condition("schedule", False, f"{project.schedule}: next at {then:%Y-%m-%d %H:%M} UTC")
+    if not count:
+        return Condition("schedule", False, f"{project.schedule}: it is time, and no label is new")
+    return Condition("schedule", True, f"schedule: {project.schedule}, {count} new labels")
+
+
+def _alarm(session: Session, project: Project, asked: datetime | None, count: int) -> Condition:
+    why = switched_off(session, project)
+    change = last_change(session, project)
+    if why is None or change is None:
+        return Condition("alarm", False, "auto-accept has not switched itself off")
+    if not project.retrain_on_alarm:
+        return Condition("alarm", False, "auto-accept is off, and the policy wants no cycle for that")
+    if asked is not None and change.at <= asked:
+        return Condition("alarm", False, "a cycle was asked for since auto-accept switched itself off")
+    if not count:
+        return Condition("alarm", False, "auto-accept is off, and no label is new")
+    return Condition("alarm", True, f"alarm: auto-accept switched itself off, {count} new labels")
 
 
 def wanted(session: Session, project: Project) -> int:
-    """How many new labels start a cycle: `labels_per_cycle`, or `label_growth` of those held if it is more.
+    """How many new labels start a cycle.
+
+    Those of `labels_for_gain`, where the project asks for a gain and its champion's IoU is known. Else
+    `labels_per_cycle`, or `label_growth` of those held if it is more.
 
     What labels add falls off with how many there are already, and what a cycle costs does not: a share of
     them keeps both in proportion. Held are the labels that the last snapshot trains on.
@@ -121,6 +208,30 @@ def _last_snapshot(session: Session, project: Project) -> Snapshot | None:
     )
 
 
+def labels_for_gain(iou: float, gain: float, held: int) -> int | None:
+    """How many more labels a gain takes, by the learning curve 1 - IoU = exp(-c n) through what is known.
+
+    n' = (log(1 - iou - gain) / log(1 - iou) - 1) n: each label is taken to remove the same share of what is
+    wrong. A rule of thumb; real curves flatten, so it is the least that it takes.
+
+    Args:
+        iou: of the model that serves, on the holdout.
+        gain: of IoU.
+        held: n, labels that it was trained on.
+
+    Returns:
+        At least 1; None where the formula has no answer: an IoU of 0, or one that cannot rise so far.
+    """
+    if not held or not 0 < iou < 1 or iou + gain >= 1:
+        return None
+    return max(1, math.ceil(round((math.log(1 - iou - gain) / math.log(1 - iou) - 1) * held, 6)))
+
+
 def _wanted(project: Project, snapshot: Snapshot | None) -> int:
     held = len(snapshot.manifest["train"]) if snapshot is not None else 0
+    if project.gain is not None and project.champion is not None:
+        iou = project.champion.metrics.get("fg_iou", 0.0)
+        needed = labels_for_gain(iou, project.gain, held)
+        if needed is not None:
+            return needed
     return max(project.labels_per_cycle, math.ceil(round(project.label_growth * held, 6)))

@@ -172,6 +172,9 @@ def _make(ledger: Ledger, settings: Settings, tool: LabelStudio, name: str, clas
             labels_per_cycle=loop.labels_per_cycle,
             label_growth=loop.label_growth,
             cooldown_s=loop.cooldown_s,
+            gain=loop.gain,
+            schedule=loop.schedule,
+            retrain_on_alarm=loop.retrain_on_alarm,
             training=dict(loop.training),
         )
         session.add(project)

@@ -81,7 +81,19 @@ class LoopSettings(_Section):
     labels_per_cycle: int = Field(default=50, ge=1)
     label_growth: float = Field(default=0.2, ge=0)  # or this share of the labels that there are
     cooldown_s: float = Field(default=600.0, ge=0)
+    gain: Annotated[float, Field(gt=0, lt=1)] | None = None
+    schedule: str | None = None  # cron in UTC
+    retrain_on_alarm: bool = True
     training: dict[str, Any] = {}  # overrides of model.training.TrainConfig
+
+    @field_validator("schedule")
+    @classmethod
+    def _cron(cls, value: str | None) -> str | None:
+        from croniter import croniter
+
+        if value is not None and not croniter.is_valid(value):
+            raise ValueError(f"{value!r} is no cron expression; five fields, such as 0 2 * * 1-5")
+        return value
 
     @field_validator("accept_threshold", mode="before")
     @classmethod

@@ -3,8 +3,8 @@
 `python -m benchmarks.quality --checkpoint CHECKPOINT --data ../shared/data/sar_oil/test`
 
 Scores are compared on the same predictions. Whatever is fitted is fitted on one half of the scenes and
-measured on the other, over and over again (`--splits`); siblings stay on one side. `--flips 8` predicts in eight
-views, and `--sam` adds what SAM 2 foresees.
+measured on the other, over and over again (`--splits`); siblings stay on one side. `--flips 8` predicts in
+eight views, and `--sam` adds what SAM 2 foresees.
 """
 
 from __future__ import annotations

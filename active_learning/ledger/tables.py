@@ -35,6 +35,7 @@ from sqlalchemy import (
     UniqueConstraint,
     false,
     text,
+    true,
 )
 from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
@@ -156,6 +157,9 @@ class Project(Base):
     label_growth: Mapped[float] = mapped_column(default=0.0, server_default="0")  # see triggers.wanted
     promise: Mapped[dict[str, Any] | None]  # fields of guarantee.Promise: sets the threshold by itself
     blind_share: Mapped[float] = mapped_column(default=0.0, server_default="0")  # see routing.is_blind
+    schedule: Mapped[str | None] = mapped_column(String(100))  # cron, UTC: a cycle then, if anything is new
+    gain: Mapped[float | None]  # of IoU, whose labels start a cycle; see triggers.labels_for_gain
+    retrain_on_alarm: Mapped[bool] = mapped_column(default=True, server_default=true())
 
     champion: Mapped[ModelVersion | None] = relationship(foreign_keys=[champion_id], post_update=True)
 

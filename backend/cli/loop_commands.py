@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -18,6 +20,7 @@ from active_learning.ledger import (
     Ledger,
     ModelVersion,
 )
+from active_learning.ledger.types import utc_now
 from backend.cli.common import (
     JsonOption,
     ProjectOption,
@@ -46,9 +49,15 @@ class LoopCommandError(ELNetError):
 def retrain(
     project: ProjectOption = None,
     wait: Annotated[bool, typer.Option(help="Stay until the cycle has ended.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only tell whether one would begin by itself, and why.")
+    ] = False,
     json_: JsonOption = False,
 ) -> None:
     """Ask for a retraining cycle; the worker runs it."""
+    if dry_run:
+        _show_outlook(project, json_)
+        return
     with open_ledger() as ledger:
         with ledger.session() as session:
             found = find_project(session, project)
@@ -61,6 +70,20 @@ def retrain(
         raise LoopCommandError(f"Cycle {cycle_id} failed in step {row['step']}: {row['reason']}")
     if row["state"] == CycleState.CANCELLED:
         raise LoopCommandError(f"Cycle {cycle_id} did not come to its end: {row['reason']}")
+
+
+def _show_outlook(project: str | None, as_json: bool) -> None:
+    with ledger_session(write=False) as session:
+        found = triggers.outlook(session, find_project(session, project), utc_now())
+    if as_json:
+        typer.echo(json.dumps({**asdict(found), "starts": found.starts}, indent=2))
+        return
+    if found.starts is not None:
+        typer.echo(f"A cycle begins as soon as the worker looks: {found.starts}.")
+    else:
+        typer.echo(f"No cycle begins by itself{'' if found.held_back is None else f': {found.held_back}'}.")
+    if found.conditions:
+        show([asdict(condition) for condition in found.conditions], as_json=False, empty="")
 
 
 @cycles_app.callback(invoke_without_command=True)

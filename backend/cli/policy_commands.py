@@ -41,7 +41,7 @@ def set_policy(
     project: ProjectOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Change settings; values are YAML: training='{mode: full, epochs: 12}'."""
+    """Change settings; values are YAML: schedule='0 2 * * 1-5', gain=null, training='{mode: full}'."""
     wanted = dict(map(_parse, assignments))
     with ledger_session(write=True) as session:
         found = find_project(session, project)
@@ -77,6 +77,6 @@ def _parse(text: str) -> tuple[str, Any]:
         found = yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise PolicyCommandError(f"{text!r} cannot be read: {str(error).splitlines()[0]}") from error
-    if not separator or found is None:
+    if not separator or not value.strip():
         raise PolicyCommandError(f"{text!r} should be NAME=VALUE, such as audit_share=0.2")
     return name.strip(), found

@@ -61,6 +61,11 @@ def test_a_larger_audit_share_draws_more_masks_and_lets_go_of_none(loop: Any) ->
         ({"holdout_share": 0}, "holdout_share cannot be 0"),
         ({"labels_per_cycle": 0}, "labels_per_cycle cannot be 0"),
         ({"training": [1]}, "training cannot be"),
+        ({"audit_share": None}, "audit_share cannot be None"),
+        ({"gain": 1.0}, "gain cannot be 1.0"),
+        ({"schedule": "at night"}, "'at night' is no cron expression"),
+        ({"schedule": 3}, "schedule cannot be 3"),
+        ({"retrain_on_alarm": "perhaps"}, "retrain_on_alarm cannot be 'perhaps'"),
     ],
 )
 def test_what_is_no_policy_is_refused_and_nothing_else_is_changed(
@@ -71,6 +76,13 @@ def test_what_is_no_policy_is_refused_and_nothing_else_is_changed(
         change(loop, cooldown_s=7.0, **wanted)
     assert loop.project().cooldown_s == before
     assert history(loop) == []
+
+
+def test_a_schedule_and_a_gain_are_set_and_taken_away(loop: Any) -> None:
+    change(loop, schedule="0 2 * * 1-5", gain=0.01)
+    assert (loop.project().schedule, loop.project().gain) == ("0 2 * * 1-5", 0.01)
+    change(loop, schedule=None, gain=None)
+    assert (loop.project().schedule, loop.project().gain) == (None, None)
 
 
 def test_training_settings_are_checked(loop: Any) -> None:

@@ -1,15 +1,15 @@
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import select
 
-from active_learning import triggers
-from active_learning.ledger import Cycle, CycleState, Label, Project, Snapshot
+from active_learning import thresholds, triggers
+from active_learning.ledger import Cycle, CycleState, Label, ModelVersion, Project, Snapshot
 from active_learning.ledger.types import utc_now
-from active_learning.triggers import CycleActiveError
+from active_learning.triggers import CycleActiveError, Outlook, labels_for_gain
 
 
 def due(loop: Any, now: datetime | None = None) -> str | None:
@@ -182,3 +182,93 @@ def test_a_cancellation_is_for_one_cycle_only(loop):
     with loop.ledger.session(write=False) as session:
         assert session.get_one(Cycle, other).state is CycleState.FAILED
         assert session.get_one(Cycle, cycle).state is CycleState.REQUESTED
+
+
+def look(loop: Any, now: datetime | None = None) -> tuple[Outlook, dict[str, tuple[bool, str]]]:
+    with loop.ledger.session(write=False) as session:
+        found = triggers.outlook(session, session.get_one(Project, loop.project_id), now or utc_now())
+    return found, {c.name: (c.met, c.why) for c in found.conditions}
+
+
+def test_the_outlook_says_why_nothing_begins(loop):
+    (task,) = loop.add("a")
+    loop.label(task)
+    found, conditions = look(loop)
+    assert (found.starts, found.held_back) == (None, None)
+    assert conditions == {
+        "labels": (False, "1 of 3 new labels in all"),
+        "schedule": (False, "there is none"),
+        "alarm": (False, "auto-accept has not switched itself off"),
+    }
+    cycle = request(loop)
+    assert look(loop)[0].held_back == f"cycle {cycle} is requested"
+    end(loop, cycle)
+    for task in loop.add("b", "c", "d"):
+        loop.label(task)
+    found, conditions = look(loop)
+    assert conditions["labels"][0]
+    assert found.starts is None
+    assert f"the cooldown after cycle {cycle} ends at" in found.held_back
+
+
+def test_a_schedule_starts_a_cycle_at_its_time_once_if_anything_is_new(loop):
+    made = datetime(2026, 3, 2, 12, tzinfo=UTC)  # a Monday
+    loop.configure(schedule="0 2 * * 2", created_at=made)
+    tuesday = datetime(2026, 3, 3, 2, 30, tzinfo=UTC)
+    assert look(loop, made)[1]["schedule"] == (False, "0 2 * * 2: next at 2026-03-03 02:00 UTC")
+    assert look(loop, tuesday)[1]["schedule"][1].endswith("it is time, and no label is new")
+    (task,) = loop.add("a")
+    loop.label(task)
+    assert due(loop, tuesday) == "schedule: 0 2 * * 2, 1 new labels"
+    cycle = request(loop)
+    with loop.ledger.session() as session:
+        row = session.get_one(Cycle, cycle)
+        row.requested_at = row.finished_at = tuesday
+        row.state = CycleState.REJECTED
+    assert due(loop, tuesday + timedelta(hours=1)) is None
+    assert due(loop, tuesday + timedelta(days=7)) is not None
+
+
+def test_an_alarm_starts_a_cycle_once_if_the_policy_wants_it_and_a_label_is_new(loop):
+    loop.promote()
+    with loop.ledger.session() as session:
+        project = session.get_one(Project, loop.project_id)
+        thresholds.set_threshold(session, project, None, thresholds.LOOP, "the promise is broken")
+    assert look(loop)[1]["alarm"] == (False, "auto-accept is off, and no label is new")
+    (task,) = loop.add("a")
+    loop.label(task)
+    assert due(loop) == "alarm: auto-accept switched itself off, 1 new labels"
+    loop.configure(retrain_on_alarm=False)
+    assert due(loop) is None
+    loop.configure(retrain_on_alarm=True, cooldown_s=0.0)
+    end(loop, request(loop))
+    assert due(loop) is None
+    assert look(loop)[1]["alarm"][1].startswith("a cycle was asked for since")
+
+
+def test_the_labels_for_a_gain_follow_the_learning_curve():
+    # 1 - IoU = exp(-c n): from 0.6 at 100 labels to 0.64 takes log(0.36) / log(0.4) of them
+    assert labels_for_gain(0.6, 0.04, 100) == 12
+    assert labels_for_gain(0.9, 0.05, 100) == 31  # the better, the dearer
+    assert labels_for_gain(0.6, 1e-6, 10) == 1
+    assert [labels_for_gain(*given) for given in ((0.0, 0.1, 9), (0.97, 0.05, 9), (0.6, 0.1, 0))] == [
+        None
+    ] * 3
+
+
+def test_a_project_may_wait_for_the_labels_of_a_gain(loop):
+    for task in loop.add(*["x"] * 10):
+        loop.label(task)
+    freeze(loop)
+    version = loop.promote()
+    with loop.ledger.session() as session:
+        session.get_one(ModelVersion, version).metrics = {"fg_iou": 0.6}
+    loop.configure(gain=0.2, labels_per_cycle=2)
+    with loop.ledger.session(write=False) as session:
+        assert triggers.wanted(session, session.get_one(Project, loop.project_id)) == 8
+    (task, *others) = loop.add(*["y"] * 8)
+    loop.label(task)
+    assert look(loop)[1]["labels"] == (False, f"1 of 8 new labels since snapshot {'a' * 12}")
+    for task in others:
+        loop.label(task)
+    assert due(loop) is not None

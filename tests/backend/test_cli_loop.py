@@ -192,6 +192,18 @@ def test_a_project_that_is_named_before_the_subcommand_counts(elnet: Elnet, spil
     assert "no project 'nowhere'" in elnet("models", "-p", "nowhere", "rollback").err
 
 
+def test_a_dry_run_tells_what_would_begin_and_begins_nothing(elnet: Elnet, spills: Ledger) -> None:
+    answer = elnet("retrain", "--dry-run")
+    assert answer.out.startswith("No cycle begins by itself.\n")
+    assert "new labels in all" in answer.out
+    told = elnet("retrain", "--dry-run", "--json").json()
+    assert (told["starts"], told["held_back"]) == (None, None)
+    assert [condition["name"] for condition in told["conditions"]] == ["labels", "schedule", "alarm"]
+    assert elnet("cycles", "--json").json() == []
+    elnet("retrain")
+    assert elnet("retrain", "--dry-run").out == "No cycle begins by itself: cycle 1 is requested.\n"
+
+
 def test_retrain_asks_for_a_cycle(elnet: Elnet, spills: Ledger) -> None:
     answer = elnet("retrain", "--json")
     assert (answer.code, answer.err) == (0, "")

@@ -42,6 +42,7 @@ def test_the_environment_goes_before_the_file(tmp_path: Path, monkeypatch: pytes
         ("ELNET_WEB__PORT", "99999", "ELNET_WEB__PORT"),
         ("ELNET_WEB__PROT", "9090", "ELNET_WEB__PROT"),
         ("ELNET_DEVICE", "tpu", "ELNET_DEVICE"),
+        ("ELNET_LOOP__SCHEDULE", "at night", "'at night' is no cron expression"),
         ("ELNET_FLIPS", "3", "3 should be one of 1, 2, 4, 8"),
         ("ELNET_LOOP__ACCEPT_THRESHOLD", "1.5", "ACCEPT_THRESHOLD"),
         ("ELNET_LABEL_STUDIO__URL", "label-studio:8080", "must start with http"),
