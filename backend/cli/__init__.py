@@ -30,6 +30,10 @@ COMMANDS: Final = {
     "retrain": ("backend.cli.loop_commands:retrain", "Ask for a retraining cycle; the worker runs it."),
     "cycles": ("backend.cli.loop_commands:cycles_app", "The retraining cycles: list, log, cancel."),
     "models": ("backend.cli.loop_commands:models_app", "The model versions: list, promote, roll back."),
+    "lineage": (
+        "backend.cli.loop_commands:show_lineage",
+        "Which labels a model version has learned from, and the other way round.",
+    ),
     "threshold": (
         "backend.cli.threshold_commands:threshold_app",
         "The accept threshold: what if, promise, set, undo.",

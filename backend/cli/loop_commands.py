@@ -12,7 +12,7 @@ import typer
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from active_learning import registry, triggers
+from active_learning import lineage, registry, triggers
 from active_learning.ledger import (
     Cycle,
     CycleEvent,
@@ -154,6 +154,36 @@ def rollback(project: ProjectOption = None) -> None:
         version = registry.rollback(session, found)
         name = version.name
     typer.echo(f"{name} serves {found.name!r} again.")
+
+
+def show_lineage(
+    version: Annotated[str | None, typer.Argument(metavar="[VERSION]")] = None,
+    task: Annotated[int | None, typer.Option(help="An image, by its id in Label Studio.")] = None,
+    project: ProjectOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Which labels of which images a model version has learned from; with --task, which versions from one."""
+    if (version is None) == (task is None):
+        raise LoopCommandError("name a version, or an image with --task")
+    with ledger_session(write=False) as session:
+        found = find_project(session, project)
+        if version is not None:
+            uses, empty = (
+                lineage.of_version(session, found, version),
+                f"{version} was trained outside of the loop.",
+            )
+        else:
+            uses = lineage.of_task(session, found, task or 0)
+            empty = f"No version has learned from task {task} or was judged by it."
+    rows = [asdict(use) for use in uses]
+    if not json_:
+        rows = [row | {"snapshot": row["snapshot"][:12], "content": row["content"][:12]} for row in rows]
+        count = sum(use.use == "train" for use in uses)
+        if version is not None and uses:
+            typer.echo(
+                f"{version} has learned from {count} labels and was judged by {len(uses) - count}.", err=True
+            )
+    show(rows, as_json=json_, empty=empty)
 
 
 @ledger_app.command("upgrade")

@@ -21,6 +21,7 @@ from active_learning.ledger import (
     ModelVersion,
     Prediction,
     Project,
+    Snapshot,
     Task,
     TaskStatus,
 )
@@ -460,3 +461,31 @@ def test_a_ledger_that_cannot_be_made(
     assert (answer.code, answer.out) == (1, "")
     assert "cannot be made" in answer.err
     assert "Traceback" not in answer.err
+
+
+def test_lineage_needs_a_version_or_an_image(elnet: Elnet, spills: Ledger) -> None:
+    for arguments in ((), ("elnet-0001", "--task", "3")):
+        answer = elnet("lineage", *arguments)
+        assert answer.code == 1
+        assert "name a version, or an image with --task" in answer.err
+    assert elnet("lineage", "--task", "3").out == "No version has learned from task 3 or was judged by it.\n"
+    assert "no model version 'nobody'" in elnet("lineage", "nobody").err
+
+
+def test_the_lineage_of_a_version_is_shown(
+    elnet: Elnet, spills: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    entry = {"tool_task_id": 12, "scene": "s", "label_id": 4, "content": "c" * 64, "source": "human"}
+    with spills.session() as session:
+        project = session.scalars(select(Project)).one()
+        manifest = {"classes": ["oil"], "train": [{**entry, "weight": 1.0}], "holdout": []}
+        snapshot = Snapshot(project_id=project.id, sha256="5" * 64, manifest=manifest)
+        session.add(snapshot)
+        session.flush()
+        registry.register(session, project, Path("m"), "6" * 64, snapshot, name="elnet-0042")
+    answer = elnet("lineage", "elnet-0042")
+    assert "elnet-0042 has learned from 1 labels and was judged by 0." in answer.err
+    assert "555555555555" in answer.out
+    [row] = elnet("lineage", "--task", "12", "--json").json()
+    assert (row["version"], row["use"], row["label"], row["snapshot"]) == ("elnet-0042", "train", 4, "5" * 64)
