@@ -4,13 +4,16 @@ The rule. Both are evaluated on the same holdout; the difference is taken image 
 promoted when
 
 1. its output is sane: every number finite, and not everything empty or full where the truth is not;
-2. its mean smoothed IoU per image is higher than the champion's; and
+2. its mean smoothed IoU per image is higher than the champion's;
 3. the lower end of the paired bootstrap's 90 % interval of that difference is above -margin: the data make
-   a loss of more than `margin` unlikely (5 %).
+   a loss of more than `margin` unlikely (5 %);
+4. so is the lower end of that of the boundary F measure: no better areas by worse outlines; and
+5. no class loses more than `margin` of its mean IoU per image. Of a class the mean counts, not the interval:
+   that of a rare one is so wide that it would hold every challenger back.
 
-With fewer than `MIN_IMAGES` images the interval is wider than the steps that models make, and 3 would hold
-every challenger back; it is left out, and the mean alone decides. That is a coin with a bias: draw a holdout
-first (`active_learning.holdout`), and label it.
+With fewer than `MIN_IMAGES` images the intervals are wider than the steps that models make, and 3 would hold
+every challenger back; 3 to 5 are left out, and the mean alone decides. That is a coin with a bias: draw a
+holdout first (`active_learning.holdout`), and label it.
 
 The first model has no champion to beat. It is promoted if it is sane and its mean IoU, over the images where
 there is something to find, is at least `FLOOR`: below that a human labels faster without it.
@@ -19,7 +22,7 @@ there is something to find, is at least `FLOOR`: below that a human labels faste
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +54,8 @@ class ImageScore:
             an empty image, be it three pixels or half of them, and so does not tell who does better there.
         predicted_share: foreground that was predicted, as a share of the valid pixels of all classes' planes.
         truth_share: the same of the truth.
+        boundary_f1: mean over the classes.
+        class_ious: IoU of each class; empty for a single one.
     """
 
     image: str
@@ -58,6 +63,8 @@ class ImageScore:
     smoothed_iou: float
     predicted_share: float
     truth_share: float
+    boundary_f1: float = 1.0
+    class_ious: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +88,15 @@ class GateDecision:
 def image_scores(per_image: Sequence[Mapping[str, Any]]) -> list[ImageScore]:
     """From `model.metrics.Scores.per_image`."""
     return [
-        ImageScore(s["image"], s["iou"], s["smoothed_iou"], s["predicted_share"], s["truth_share"])
+        ImageScore(
+            s["image"],
+            s["iou"],
+            s["smoothed_iou"],
+            s["predicted_share"],
+            s["truth_share"],
+            s["boundary_f1"],
+            tuple(s.get("class_ious", ())),
+        )
         for s in per_image
     ]
 
@@ -91,14 +106,16 @@ def decide(
     champion: Sequence[ImageScore] | None,
     margin: float = MARGIN,
     seed: int = 0,
+    classes: Sequence[str] = (),
 ) -> GateDecision:
     """Judge a challenger by the rule above.
 
     Args:
         challenger: its scores on the holdout.
         champion: the champion's on the same images, in any order; None when there is no champion.
-        margin: IoU, 0 or more.
+        margin: IoU or boundary F, 0 or more.
         seed: of the bootstrap; the same seed gives the same decision.
+        classes: their names, for the reason.
 
     Raises:
         GateError: the two were not evaluated on the same images.
@@ -120,7 +137,8 @@ def decide(
         return GateDecision(
             True, f"promoted: the first model, its output is sane, mean smoothed IoU {mean:.3f} on {images}"
         )
-    differences = _paired(challenger, champion)
+    pairs = _paired(challenger, champion)
+    differences = _differences(pairs, lambda s: s.smoothed_iou)
     delta = float(differences.mean())
     change = (
         f"mean smoothed IoU {mean:.3f} against the champion's {mean - delta:.3f} ({delta:+.4f}) on {images}"
@@ -136,6 +154,8 @@ def decide(
     if low <= -margin:
         unsure = f"not promoted: better by chance perhaps, {change}, but {sure} goes below -{margin:g}"
         return GateDecision(False, unsure, delta, (low, high))
+    if loss := _loss_elsewhere(pairs, margin, seed, classes):
+        return GateDecision(False, f"not promoted: {change}, but {loss}", delta, (low, high))
     return GateDecision(True, f"promoted: {change}, {sure}", delta, (low, high))
 
 
@@ -169,17 +189,40 @@ def _fault(scores: Sequence[ImageScore]) -> str | None:
     return None
 
 
-def _paired(challenger: Sequence[ImageScore], champion: Sequence[ImageScore]) -> NDArray[np.float64]:
-    """Challenger less champion, image by image."""
-    old = {s.image: s.smoothed_iou for s in champion}
+Pair = tuple[ImageScore, ImageScore]  # the challenger's and the champion's, of one image
+
+
+def _paired(challenger: Sequence[ImageScore], champion: Sequence[ImageScore]) -> list[Pair]:
+    """Image by image."""
+    old = {s.image: s for s in champion}
     if len(old) != len(champion) or sorted(old) != sorted(s.image for s in challenger):
         raise GateError(
             f"the challenger was judged on {len(challenger)} images and the champion on {len(champion)}, "
             "and they are not the same ones; evaluate both on the same holdout"
         )
-    differences = np.array([s.smoothed_iou - old[s.image] for s in challenger], dtype=np.float64)
+    return [(s, old[s.image]) for s in challenger]
+
+
+def _differences(pairs: Sequence[Pair], figure: Callable[[ImageScore], float]) -> NDArray[np.float64]:
+    """Challenger less champion, (n,)."""
+    differences = np.array([figure(new) - figure(old) for new, old in pairs], dtype=np.float64)
     if not np.isfinite(differences).all():
         raise GateError(
             "the champion's result on an image of the holdout is not a finite number; evaluate it again"
         )
     return differences
+
+
+def _loss_elsewhere(pairs: Sequence[Pair], margin: float, seed: int, classes: Sequence[str]) -> str | None:
+    """What is lost besides a better mean IoU: outlines, or a class; None if nothing is."""
+    low, _ = bootstrap(_differences(pairs, lambda s: s.boundary_f1), seed)
+    if low <= -margin:
+        return f"its outlines may be worse: the 90 % interval of boundary F goes down to {low:+.4f}"
+    # A champion that was judged before classes were told apart has none to compare.
+    several = min(len(score.class_ious) for pair in pairs for score in pair)
+    for number in range(several):
+        lost = float(np.mean([old.class_ious[number] - new.class_ious[number] for new, old in pairs]))
+        if lost > margin:
+            name = classes[number] if number < len(classes) else f"class {number + 1}"
+            return f"{name} loses {lost:.4f} of its mean IoU"
+    return None

@@ -138,9 +138,11 @@ def decide(context: CycleContext, journal: Journal) -> Outcome:
         challenger = _challenger(session, journal.cycle_id)
         metrics = challenger.metrics
         champion = metrics["champion"]
+        classes = _project(session, journal.cycle_id).classes
         decided = gate.decide(
             gate.image_scores(metrics["per_image"]),
             gate.image_scores(champion["per_image"]) if champion is not None else None,
+            classes=classes,
         )
         said = {
             "promote": decided.promote,

@@ -140,3 +140,46 @@ def test_different_holdouts_are_refused():
         decide(scores(0.5, 0.5), scores(0.5))
     with pytest.raises(GateError, match="champion's result"):
         decide(scores(0.5), scores(float("nan")))
+
+
+def judged(ious: list[float], boundary: float = 0.5, of_classes: tuple[float, ...] = ()) -> list[ImageScore]:
+    return [ImageScore(f"{i:03d}", v, v, 0.2, 0.2, boundary, of_classes) for i, v in enumerate(ious)]
+
+
+def test_better_areas_by_worse_outlines_are_held_back():
+    better, base = [0.7] * 60, [0.6] * 60
+    assert decide(judged(better, 0.46), judged(base, 0.5)).promote
+    decision = decide(judged(better, 0.4), judged(base, 0.5))
+    assert not decision.promote
+    assert (
+        "its outlines may be worse: the 90 % interval of boundary F goes down to -0.1000" in decision.reason
+    )
+
+
+def test_no_class_may_pay_for_the_others():
+    better, base = [0.7] * 60, [0.6] * 60
+    champion = judged(base, of_classes=(0.6, 0.6))
+    assert decide(judged(better, of_classes=(0.84, 0.56)), champion).promote
+    decision = decide(judged(better, of_classes=(0.9, 0.5)), champion, classes=["oil", "ship"])
+    assert not decision.promote
+    assert "but ship loses 0.1000 of its mean IoU" in decision.reason
+    before = judged(base)  # judged when classes were not told apart
+    assert decide(judged(better, of_classes=(0.9, 0.5)), before).promote
+
+
+def test_with_few_images_outlines_and_classes_hold_nothing_back():
+    better, base = [0.7] * 10, [0.6] * 10
+    champion = judged(base, 0.5, (0.6, 0.6))
+    assert decide(judged(better, 0.2, (0.9, 0.5)), champion).promote
+
+
+def test_scores_of_several_classes_come_with_each_class():
+    metrics = SegmentationMetrics(["oil", "ship"])
+    truth = np.zeros((2, 8, 8), np.bool_)
+    truth[:, :4] = True
+    said = truth.copy()
+    said[1] = False
+    metrics.update(said, truth)
+    [score] = image_scores(metrics.compute().per_image)
+    assert score.class_ious == (1.0, 0.0)
+    assert 0 < score.boundary_f1 < 1

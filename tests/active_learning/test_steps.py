@@ -216,6 +216,7 @@ def judge(rig: Rig, ious: tuple[float, ...], champion: tuple[float, ...] | None)
                 "image": str(i),
                 "iou": iou,
                 "smoothed_iou": iou,
+                "boundary_f1": iou,
                 "predicted_share": 0.3,
                 "truth_share": 0.3,
             }
