@@ -39,10 +39,10 @@ class ImagePrediction:
     Attributes:
         probability: (N, H, W) float32 in [0, 1], of each class by itself; 0 where the image is not valid.
         edge: (N, H, W) float32 in [0, 1], of the classes' boundaries; 0 where the image is not valid.
-        votes: (N, H, W) float32 in [0, 1], the share of the flipped views in which a pixel is foreground; 0
-            where the image is not valid. None where the image was seen in one view.
         embedding: (C,) float32, the mean of the tiles' embeddings, weighted by their valid pixels; 0 for an
             image without any.
+        votes: (N, H, W) float32 in [0, 1], the share of the flipped views in which a pixel is foreground; 0
+            where the image is not valid. None where the image was seen in one view.
         learned_iou: (N,) float32 in [0, 1], the IoU that the network's quality head foresees of each class's
             mask, NaN where it was not fitted; None of a network without one.
     """

@@ -88,10 +88,11 @@ def pool(features: Tensor, mask: Tensor, edge: Tensor) -> Tensor:
     Returns:
         (B, N, 4, width + 1) float32: sums over the pixels of the weighted features, and of the weights.
     """
-    p, e = mask.float().sigmoid(), edge.float().sigmoid()
-    weights = torch.stack([p, 1 - p, p * (1 - p), e], dim=2)  # (B, N, 4, h, w)
-    sums = torch.einsum("bnkhw,bchw->bnkc", weights, features.float())
-    return torch.cat([sums, weights.sum(dim=(3, 4)).unsqueeze(-1)], dim=-1)
+    with torch.autocast(features.device.type, enabled=False):  # sums of thousands of pixels
+        p, e = mask.float().sigmoid(), edge.float().sigmoid()
+        weights = torch.stack([p, 1 - p, p * (1 - p), e], dim=2)  # (B, N, 4, h, w)
+        sums = torch.einsum("bnkhw,bchw->bnkc", weights, features.float())
+        return torch.cat([sums, weights.sum(dim=(3, 4)).unsqueeze(-1)], dim=-1)
 
 
 def means(pooled: Tensor) -> Tensor:

@@ -37,6 +37,12 @@ def test_the_sums_of_an_image_are_those_of_its_tiles() -> None:
     torch.testing.assert_close(whole, left + right)
 
 
+def test_half_precision_around_it_rounds_nothing() -> None:
+    whole = pool(*maps())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(pool(*maps()), whole)
+
+
 def test_what_has_no_weight_has_no_mean() -> None:
     features, mask, edge = maps()
     assert not means(pool(features, mask - 1000, edge - 1000))[..., :WIDTH].any()
