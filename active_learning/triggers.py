@@ -16,6 +16,7 @@ from active_learning.living import labels_since
 from active_learning.thresholds import last_change, switched_off
 from model.errors import ELNetError
 
+ALARM_LABELS = 10  # new labels that a cycle after an alarm waits for: what changed must be in them
 ACTIVE = (CycleState.REQUESTED, CycleState.RUNNING)
 
 
@@ -61,10 +62,10 @@ def outlook(session: Session, project: Project, now: datetime) -> Outlook:
     """Whether the project should be retrained, and why.
 
     It should when one of the conditions is met: enough new labels (`wanted`), the time of its schedule, or
-    that auto-accept has switched itself off since the last cycle was asked for. The last two need a new label
-    too, for without one there is nothing to learn. Nothing begins while a cycle is active, or before
-    `cooldown_s` have passed since the last one was asked for and since it ended. All of it is read from the
-    ledger, so a restart neither forgets nor repeats anything.
+    that auto-accept has switched itself off since the last cycle was asked for. A schedule needs a new label
+    too, and an alarm a few (`ALARM_LABELS`): without them there is nothing to learn. Nothing begins while a
+    cycle is active, or before `cooldown_s` have passed since the last one was asked for and since it ended.
+    All of it is read from the ledger, so a restart neither forgets nor repeats anything.
 
     Args:
         session: a session on the ledger.
@@ -83,7 +84,7 @@ def outlook(session: Session, project: Project, now: datetime) -> Outlook:
     conditions = (
         _enough_labels(project, snapshot, count),
         _schedule(project, asked, count, now),
-        _alarm(session, project, asked, count),
+        _alarm(session, project, asked, count, min(ALARM_LABELS, _wanted(project, snapshot))),
     )
     return Outlook(conditions, held_back)
 
@@ -123,7 +124,7 @@ def _schedule(project: Project, asked: datetime | None, count: int, now: datetim
     return Condition("schedule", True, f"schedule: {project.schedule}, {count} new labels")
 
 
-def _alarm(session: Session, project: Project, asked: datetime | None, count: int) -> Condition:
+def _alarm(session: Session, project: Project, asked: datetime | None, count: int, wanted: int) -> Condition:
     why = switched_off(session, project)
     change = last_change(session, project)
     if why is None or change is None:
@@ -132,8 +133,8 @@ def _alarm(session: Session, project: Project, asked: datetime | None, count: in
         return Condition("alarm", False, "auto-accept is off, and the policy wants no cycle for that")
     if asked is not None and change.at <= asked:
         return Condition("alarm", False, "a cycle was asked for since auto-accept switched itself off")
-    if not count:
-        return Condition("alarm", False, "auto-accept is off, and no label is new")
+    if count < wanted:
+        return Condition("alarm", False, f"auto-accept is off: {count} of {wanted} new labels")
     return Condition("alarm", True, f"alarm: auto-accept switched itself off, {count} new labels")
 
 

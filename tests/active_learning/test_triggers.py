@@ -229,15 +229,18 @@ def test_a_schedule_starts_a_cycle_at_its_time_once_if_anything_is_new(loop):
     assert due(loop, tuesday + timedelta(days=7)) is not None
 
 
-def test_an_alarm_starts_a_cycle_once_if_the_policy_wants_it_and_a_label_is_new(loop):
+def test_an_alarm_starts_a_cycle_once_if_the_policy_wants_it_and_labels_are_new(loop):
     loop.promote()
     with loop.ledger.session() as session:
         project = session.get_one(Project, loop.project_id)
         thresholds.set_threshold(session, project, None, thresholds.LOOP, "the promise is broken")
-    assert look(loop)[1]["alarm"] == (False, "auto-accept is off, and no label is new")
-    (task,) = loop.add("a")
+    loop.configure(labels_per_cycle=50)
+    for task in loop.add(*["a"] * 9):
+        loop.label(task)
+    assert look(loop)[1]["alarm"] == (False, "auto-accept is off: 9 of 10 new labels")
+    (task,) = loop.add("b")
     loop.label(task)
-    assert due(loop) == "alarm: auto-accept switched itself off, 1 new labels"
+    assert due(loop) == "alarm: auto-accept switched itself off, 10 new labels"
     loop.configure(retrain_on_alarm=False)
     assert due(loop) is None
     loop.configure(retrain_on_alarm=True, cooldown_s=0.0)
