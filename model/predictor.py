@@ -183,25 +183,28 @@ class Predictor:
         return windows(height, width, self.tile, self.halo)
 
     def _look(self, pixels: NDArray[np.uint8], prompt: NDArray[np.float32] | None) -> _Seen:
-        """Tiles (B, H, W, 3), and prompts (B, 2 N, H, W), in all views.
+        """Tiles (B, H, W, 3), and prompts (B, 2 N, H, W), in all views; so many at a time as in one.
 
         An embedding is of the tile as it is: whether views are added must not make an image another one.
         """
-        maps, embedding, pooled = self._forward(pixels, prompt)
         if len(self._views) == 1:
-            return _Seen(maps, embedding, pooled)
-        classes = len(self.card.classes)
-        votes = (maps[:, :classes] > CUT).astype(np.float32)
-        for view in self._views[1:]:
-            said = None if prompt is None else view.apply(prompt, (2, 3))
-            turned = self._forward(view.apply(pixels, (1, 2)), said)
-            again = view.undo(turned.maps, (2, 3))
-            maps += again
-            votes += again[:, :classes] > CUT
-            pooled += turned.pooled
-        maps = np.concatenate([maps, votes], axis=1)
+            return self._forward(pixels, prompt)
+        classes, size = len(self.card.classes), pixels.shape[1:3]
+        maps = np.zeros((len(pixels), 3 * classes, *size), np.float32)
+        embedding: dict[int, NDArray[np.float32]] = {}
+        pooled: list[NDArray[np.float32] | float] = [0.0] * len(pixels)
+        looks = [(tile, view) for view in self._views for tile in range(len(pixels))]
+        for start in range(0, len(looks), self.batch_size):
+            part = looks[start : start + self.batch_size]
+            said = None if prompt is None else np.stack([v.apply(prompt[t], (1, 2)) for t, v in part])
+            seen = self._forward(np.stack([v.apply(pixels[t]) for t, v in part]), said)
+            for (tile, view), turned, *rest in zip(part, *seen, strict=True):
+                again = view.undo(turned, (1, 2))
+                maps[tile] += np.concatenate([again, again[:classes] > CUT])
+                embedding.setdefault(tile, rest[0])
+                pooled[tile] = pooled[tile] + rest[1]
         maps /= len(self._views)
-        return _Seen(maps, embedding, pooled)
+        return _Seen(maps, np.stack([embedding[t] for t in range(len(pixels))]), np.stack(pooled))
 
     def _forward(self, pixels: NDArray[np.uint8], prompt: NDArray[np.float32] | None) -> _Seen:
         """Tiles (B, H, W, 3), and prompts (B, 2 N, H, W), as they are.
