@@ -14,7 +14,6 @@ from active_learning.ledger.locking import lock_project
 from active_learning.ledger.tables import PolicyChange, Project
 from active_learning.routing import route
 from model.errors import ELNetError
-from model.train_config import TrainConfig
 
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Inside = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
@@ -34,6 +33,8 @@ class Setting:
 
 
 def _training(value: Any) -> dict[str, Any]:
+    from model.train_config import TrainConfig  # needs torch, which the command line does without
+
     overrides = TypeAdapter(dict[str, Any]).validate_python(value)
     TrainConfig.from_mapping(overrides)
     return overrides

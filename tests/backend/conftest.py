@@ -34,6 +34,7 @@ from backend.label_studio import LabelStudio
 from backend.label_studio_install import InstallError, find_program
 from backend.regions import encode_rle
 from backend.settings import LabelStudioSettings, MediaSettings, Settings, WebSettings
+from model.predictor import ImagePrediction
 from model.raster import Raster
 
 Answer = tuple[int, dict[str, str], bytes]
@@ -248,13 +249,6 @@ class SolidImages:
         return Raster(np.full((6, 8, 3), 200, np.uint8), np.ones((6, 8), np.bool_))
 
 
-@dataclass(frozen=True)
-class SolidPrediction:
-    probability: np.ndarray
-    edge: np.ndarray
-    embedding: np.ndarray
-
-
 class SolidPredictor:
     """The left half is a building, nothing is a road."""
 
@@ -262,11 +256,11 @@ class SolidPredictor:
         self.version = version
         self.batches: list[int] = []
 
-    def predict(self, images: Sequence[Raster]) -> list[SolidPrediction]:
+    def predict(self, images: Sequence[Raster]) -> list[ImagePrediction]:
         self.batches.append(len(images))
         probability = np.zeros((2, 6, 8), np.float32)
         probability[0, :, :4] = 0.97
-        made = SolidPrediction(probability, np.zeros_like(probability), np.ones(4, np.float32))
+        made = ImagePrediction(probability, np.zeros_like(probability), np.ones(4, np.float32))
         return [made] * len(images)
 
 
