@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from active_learning import registry
 from active_learning.context import CycleContext
-from active_learning.journal import Journal
+from active_learning.journal import Journal, resumptions
 from active_learning.ledger import Cycle, ModelVersion, Project, Snapshot
 from active_learning.ledger.failures import LedgerError
 from active_learning.training_process import run_training
@@ -45,13 +45,14 @@ class Plan:
 
 
 def plan(context: CycleContext, cycle_id: int) -> Plan:
-    """The plan of a cycle's training, as its first attempt made it."""
-    path = _folder(context, cycle_id) / "plan.json"
+    """The plan of a cycle's training, as its first attempt made it; each resumption makes a new one."""
     with context.ledger.session(write=False) as session:
         cycle = session.get_one(Cycle, cycle_id)
         project, champion = cycle.project, cycle.project.champion
         sha256 = session.get_one(Snapshot, cycle.snapshot_id).sha256
         version = registry.next_name(session, project)
+        resumed = resumptions(session, cycle_id)
+    path = _folder(context, cycle_id) / (f"plan-{resumed}.json" if resumed else "plan.json")
     data = str(context.folder / "snapshots" / sha256 / "train")
     kept = _read(path)
     if kept is not None and kept.data == data:
@@ -78,7 +79,7 @@ def plan(context: CycleContext, cycle_id: int) -> Plan:
 
 
 def fine_tune(context: CycleContext, journal: Journal, planned: Plan) -> bool:
-    """Train by the plan, unless that is done.
+    """Train by the plan, from where an earlier attempt was stopped, unless that is done.
 
     Returns:
         Whether a whole checkpoint of an earlier attempt was found.
@@ -98,6 +99,7 @@ def fine_tune(context: CycleContext, journal: Journal, planned: Plan) -> bool:
             return True
     arguments = ["--data", planned.data, "--out", planned.out, "--version", planned.version]
     arguments += ["--config", json.dumps(dict(planned.config))]
+    arguments += ["--state", str(_folder(context, journal.cycle_id) / "training.state")]
     if planned.init is not None:
         arguments += ["--init", planned.init]
 
@@ -146,6 +148,8 @@ def _fits(champion: ModelVersion, project: Project, config: Mapping[str, Any]) -
 
 def _sentence(said: Mapping[str, Any]) -> str:
     """A line of the training process, for people."""
+    if "resumed" in said:
+        return str(said["resumed"])
     if not {"epoch", "epochs", "loss"} <= said.keys():
         return ", ".join(f"{key} {value}" for key, value in said.items())
     text = f"Epoch {said['epoch']} of {said['epochs']}: loss {said['loss']:.3f}"

@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from active_learning.context import CycleContext
 from active_learning.cycle import retrain, surround, wait_until_idle
-from active_learning.journal import ACTIVE, Journal
+from active_learning.journal import ACTIVE, Journal, resumptions
 from active_learning.ledger import Cycle, CycleState
 from model.errors import ELNetError
 
@@ -89,7 +89,13 @@ class CycleJobs:
         return sum(self._tend(cycle_id) for cycle_id in active)
 
     def _tend(self, cycle_id: int) -> bool:
-        workflow_id = f"cycle-{cycle_id}"
+        with self._context.ledger.session(write=False) as session:
+            attempts = [_workflow_id(cycle_id, n) for n in range(resumptions(session, cycle_id) + 1)]
+        for earlier in attempts[:-1]:  # one that has not heard of its cancellation yet goes on, or ends
+            status = DBOS.get_workflow_status(earlier)
+            if status is not None and status.status in _UNDER_WAY:
+                return False
+        workflow_id = attempts[-1]
         workflow = DBOS.get_workflow_status(workflow_id)
         if workflow is not None and workflow.status in _UNDER_WAY:
             if workflow.app_version in (None, APPLICATION_VERSION):
@@ -120,3 +126,8 @@ class CycleJobs:
     def _shut_down(self) -> None:
         DBOS.destroy()
         surround(None)
+
+
+def _workflow_id(cycle_id: int, resumed: int) -> str:
+    """Each resumption is a workflow of its own: one that has ended cannot go on."""
+    return f"cycle-{cycle_id}" + (f"-{resumed}" if resumed else "")

@@ -7,17 +7,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import update
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
 
 from active_learning.ledger import Cycle, CycleEvent, CycleState, Ledger
 from active_learning.ledger.types import utc_now
 from model.errors import ELNetError
 
 ACTIVE = (CycleState.REQUESTED, CycleState.RUNNING)
+RESUMED = "resumed"  # the step of the event that says so
 
 
 class CycleEndedError(ELNetError):
     """The cycle is no longer active: somebody cancelled it. The text is the reason."""
+
+
+def resumptions(session: Session, cycle_id: int) -> int:
+    """How often somebody has resumed a cycle that had failed or was cancelled."""
+    resumed = select(func.count()).where(CycleEvent.cycle_id == cycle_id, CycleEvent.step == RESUMED)
+    return session.scalar(resumed) or 0
 
 
 class Journal:

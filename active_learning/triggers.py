@@ -10,18 +10,23 @@ from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from active_learning.ledger.tables import Cycle, CycleState, Project, Snapshot
+from active_learning.journal import ACTIVE, RESUMED
+from active_learning.ledger.locking import lock_project
+from active_learning.ledger.tables import Cycle, CycleEvent, CycleState, Project, Snapshot
 from active_learning.ledger.types import utc_now
 from active_learning.living import labels_since
 from active_learning.thresholds import last_change, switched_off
 from model.errors import ELNetError
 
 ALARM_LABELS = 10  # new labels that a cycle after an alarm waits for: what changed must be in them
-ACTIVE = (CycleState.REQUESTED, CycleState.RUNNING)
 
 
 class CycleActiveError(ELNetError):
     """A cycle of this project is under way, and there can be only one."""
+
+
+class CycleDoneError(ELNetError):
+    """A cycle that came to its end has nothing to go on with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +206,33 @@ def cancel(session: Session, cycle: Cycle, reason: str) -> bool:
     changed = session.execute(update(Cycle).where(*still_active).values(**ended).returning(Cycle.id)).all()
     session.refresh(cycle)
     return bool(changed)
+
+
+def resume(session: Session, cycle: Cycle, by: str) -> None:
+    """Let a cycle that failed or was cancelled go on with the step that it did not finish.
+
+    That step is planned anew, with the settings as they are now; what was finished stays, its snapshot too.
+
+    Args:
+        session: a writing session; the caller commits.
+        cycle: the cycle.
+        by: who wants it.
+
+    Raises:
+        CycleDoneError: it came to its end; there is nothing to go on with.
+        CycleActiveError: it is active, or another one of the project is.
+    """
+    lock_project(session, cycle.project_id)
+    session.refresh(cycle)
+    if cycle.state in {CycleState.PROMOTED, CycleState.REJECTED}:
+        raise CycleDoneError(f"cycle {cycle.id} came to its end: {cycle.state.value}; ask for a new one")
+    if (other := active_cycle(session, cycle.project)) is not None:
+        which = "it" if other is cycle else f"cycle {other.id}"
+        raise CycleActiveError(f"cycle {cycle.id} cannot be resumed: {which} is {other.state.value}")
+    message = f"Resumed by {by}; it had ended {cycle.state.value}: {cycle.reason}"
+    cycle.state, cycle.reason, cycle.finished_at = CycleState.REQUESTED, None, None
+    session.add(CycleEvent(cycle_id=cycle.id, step=RESUMED, message=message))
+    session.flush()
 
 
 def _last_snapshot(session: Session, project: Project) -> Snapshot | None:

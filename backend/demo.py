@@ -17,6 +17,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from active_learning import holdout, standing, triggers
+from active_learning.journal import ACTIVE
 from active_learning.ledger import (
     Cycle,
     CycleEvent,
@@ -282,7 +283,7 @@ class Demo:
                     self._console.print(f"  {event.step}: {event.message}", soft_wrap=True)
                 if cycle.state is CycleState.FAILED:
                     raise DemoError(f"Cycle {number} failed in step {cycle.step}: {cycle.reason}")
-                if cycle.state not in triggers.ACTIVE:
+                if cycle.state not in ACTIVE:
                     return cycle.id
             time.sleep(_POLL_S)
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from model.checkpoint import load_trunk
 from model.data import SegmentationData
-from model.hiera import run_block, trunk_spec
+from model.hiera import trunk_spec
 from model.losses import structure_weight
 
 EPOCHS, BATCH = 6, 12  # epochs of the anchor; the paper trains for 20
@@ -95,7 +95,7 @@ class SAM2UNet(nn.Module):
         x = x + trunk._get_pos_embed(x.shape[1:3])
         stages = []
         for i, (block, adapter) in enumerate(zip(trunk.blocks, self.adapters, strict=True)):
-            x = run_block(block, x + adapter(x))
+            x = block(x + adapter(x))
             if i in trunk.stage_ends:
                 stages.append(x.permute(0, 3, 1, 2))
         y, *skips = reversed([field(stage) for field, stage in zip(self.fields, stages, strict=True)])

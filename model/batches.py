@@ -23,11 +23,12 @@ class Order:
         self._count = count
         self._seed = seed
         self._epoch = 0
+        self._skipped = 0
         self._batches = math.ceil(count / batch_size)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the shuffle."""
-        self._epoch = epoch
+    def set_epoch(self, epoch: int, skip: int = 0) -> None:
+        """Choose the shuffle, and how many of its batches to leave out: those that are done already."""
+        self._epoch, self._skipped = epoch, skip
 
     def __len__(self) -> int:
         return self._batches
@@ -35,7 +36,7 @@ class Order:
     def __iter__(self) -> Iterator[list[int]]:
         numbers = list(range(self._count))
         Random(f"{self._seed} {self._epoch}").shuffle(numbers)
-        return (numbers[step :: self._batches] for step in range(self._batches))
+        return (numbers[step :: self._batches] for step in range(self._skipped, self._batches))
 
 
 def make_loader(

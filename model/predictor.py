@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from model.checkpoint import load_checkpoint
-from model.device import autocast, pick_device
+from model.device import autocast, pick_device, reuse_memory
 from model.elnet import ELNetOutput
 from model.errors import ELNetError
 from model.feature_cache import keep_frozen
@@ -108,6 +108,8 @@ class Predictor:
             raise PredictionError(f"{flips} flips do not make a group: take 1, 2, 4 or 8")
         self._views = SYMMETRIES[:flips]
         self.device = pick_device(device)
+        if self.device.type == "cpu":
+            reuse_memory()
         self.batch_size = max(1, batch_size)
         self._model, self.card = load_checkpoint(checkpoint, self.device)
         self._model.eval()

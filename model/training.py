@@ -25,15 +25,16 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from model.batches import Order, make_loader
-from model.checkpoint import ModelCard, check_vacant, load_checkpoint, load_trunk, save_checkpoint
+from model.checkpoint import ModelCard, check_vacant, load_checkpoint, load_trunk, read_card, save_checkpoint
 from model.data import Pair, SegmentationData, find_pairs
-from model.device import autocast, pick_device
+from model.device import autocast, pick_device, reuse_memory
 from model.elnet import SAM2ELNet
 from model.errors import ELNetError
 from model.feature_cache import keep_frozen
 from model.hiera import trunk_spec
 from model.losses import elnet_loss
 from model.quality_head import means
+from model.resumption import KeptState, Place, fingerprint
 from model.train_config import MODE, TrainConfig, TrainingError
 
 __all__ = ["TrainConfig", "TrainProgress", "TrainingError", "train"]
@@ -60,6 +61,8 @@ def train(
     init: Path | None = None,
     version: str = "elnet",
     progress: Callable[[TrainProgress], None] | None = None,
+    state: Path | None = None,
+    resumed: Callable[[str], None] | None = None,
 ) -> ModelCard:
     """Fine-tune a network and write its checkpoint.
 
@@ -70,6 +73,10 @@ def train(
         init: checkpoint to start from; its trunk and architecture hold.
         version: name of the model version to be.
         progress: called after each epoch.
+        state: file in which the state of the training is kept while it runs. One that an earlier run of the
+            same training left there is gone on from; on a CPU the weights come out as if it had never been
+            stopped, bit for bit.
+        resumed: called with a sentence when that happens.
 
     Returns:
         The card as stored.
@@ -81,6 +88,8 @@ def train(
     started = time.monotonic()
     check_vacant(out)
     device = pick_device(config.device)
+    if device.type == "cpu":
+        reuse_memory()
     pairs, classes = find_pairs(data)
     pairs = _choose(pairs, config)
     forked = [device] if device.type == "cuda" else []
@@ -94,7 +103,9 @@ def train(
         frozen = keep_frozen(
             model.to(device).encoder, origin.trunk_sha256, device, config.precision, config.cache_gb
         )
-        last = _fit(model, crops, config, frozen, device, progress, warm=init is not None)
+        given = read_card(init).weights_sha256 if init else None
+        kept = KeptState(state, fingerprint(snapshot, given, asdict(config)))
+        last = _fit(model, crops, config, frozen, device, kept, progress, resumed, warm=init is not None)
     measured = {
         "images": len(pairs),
         "crops": len(crops),
@@ -109,7 +120,9 @@ def train(
         snapshot=snapshot,
         metrics=measured | {"seconds": time.monotonic() - started, "config": asdict(config)},
     )
-    return replace(card, weights_sha256=save_checkpoint(out, model, card))
+    saved = replace(card, weights_sha256=save_checkpoint(out, model, card))
+    kept.drop()
+    return saved
 
 
 def _choose(pairs: list[Pair], config: TrainConfig) -> list[Pair]:
@@ -186,7 +199,9 @@ def _fit(
     config: TrainConfig,
     frozen: Callable[[Tensor], list[Tensor]],
     device: torch.device,
+    kept: KeptState,
     progress: Callable[[TrainProgress], None] | None,
+    resumed: Callable[[str], None] | None,
     *,
     warm: bool,
 ) -> TrainProgress:
@@ -199,15 +214,20 @@ def _fit(
     schedule = LambdaLR(optimizer, _warmup_cosine(epochs * len(order), config.warmup))
     loader = make_loader(crops, order, device, config.workers)
     model.train()
-    for epoch in range(1, epochs + 1):
+    place = kept.restore(model, optimizer, schedule)
+    if place is not None and resumed is not None:
+        resumed(f"Going on in epoch {place.epoch} of {epochs}, after step {place.step} of {len(order)}.")
+    place = place or Place()
+    value, norm, numbers = math.nan, math.nan, list[int]()
+    for epoch in range(place.epoch, epochs + 1):
         crops.set_epoch(epoch)
-        order.set_epoch(epoch)
-        begun, total = time.monotonic(), 0.0
-        for step, (numbers, sample) in enumerate(zip(order, loader, strict=True)):
-            kept = frozen(sample.image)
+        order.set_epoch(epoch, skip=place.step)
+        begun, total = time.monotonic() - place.seconds, place.total
+        for step, (numbers, sample) in enumerate(zip(order, loader, strict=True), place.step + 1):
+            features = frozen(sample.image)
             masks, valid, weight, prompt = (t.to(device, non_blocking=True) for t in sample[1:])
             with autocast(device, config.precision):
-                output = model.decode(model.encoder.adapted(kept), masks.shape[-2:], prompt)
+                output = model.decode(model.encoder.adapted(features), masks.shape[-2:], prompt)
             loss = elnet_loss(
                 output, masks, valid, weight, edge_weight=config.edge_weight, structure=config.structure
             )
@@ -216,15 +236,17 @@ def _fit(
             norm = nn.utils.clip_grad_norm_(trained, config.clip).item()
             value = loss.item()
             if not (math.isfinite(value) and math.isfinite(norm)):
-                where = f"epoch {epoch}, step {step + 1} of {len(order)}"
+                where = f"epoch {epoch}, step {step} of {len(order)}"
                 raise _diverged(value, norm, where, {crops.stem(i) for i in numbers})
             optimizer.step()
             schedule.step()
             total += value * len(masks)
-        speed = len(crops) / (time.monotonic() - begun)
-        report = TrainProgress(epoch, epochs, total / len(crops), speed)
+            place = Place(epoch, step, total, time.monotonic() - begun)
+            kept.keep(place, model, optimizer, schedule)
+        report = TrainProgress(epoch, epochs, place.total / len(crops), len(crops) / place.seconds)
         if progress is not None:
             progress(report)
+        place = Place(epoch + 1)
     if not all(p.isfinite().all() for p in trained):  # the last step's own doing, which no loss has seen
         raise _diverged(value, norm, "the last step", {crops.stem(i) for i in numbers})
     _fit_quality(model, crops, config, frozen, device, range(epochs + 1, epochs + 1 + _passes(len(crops))))
@@ -306,6 +328,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--init", type=Path, help="checkpoint to start from")
     parser.add_argument("--config", default="{}", help="JSON object of TrainConfig's fields")
     parser.add_argument("--version", default="elnet", help="name of the model version")
+    parser.add_argument("--state", type=Path, help="file that keeps the state of the training while it runs")
     given = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -317,6 +340,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             init=given.init,
             version=given.version,
             progress=lambda report: _say(asdict(report)),
+            state=given.state,
+            resumed=lambda sentence: _say({"resumed": sentence}),
         )
     except ELNetError as error:
         _say({"error": str(error)})

@@ -13,6 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from active_learning import lineage, registry, triggers
+from active_learning.journal import ACTIVE
 from active_learning.ledger import (
     Cycle,
     CycleEvent,
@@ -120,6 +121,16 @@ def cancel(cycle_id: Annotated[int, typer.Argument(metavar="ID")]) -> None:
     typer.echo(f"Cycle {cycle_id} is cancelled.")
 
 
+@cycles_app.command("resume")
+def resume(cycle_id: Annotated[int, typer.Argument(metavar="ID")]) -> None:
+    """Let a cycle that failed or was cancelled go on, with the step that it did not finish."""
+    with ledger_session(write=True) as session:
+        cycle = _get_cycle(session, cycle_id)
+        triggers.resume(session, cycle, who())
+        step = cycle.step or "its first step"
+    typer.echo(f"Cycle {cycle_id} goes on with {step}.")
+
+
 @models_app.callback(invoke_without_command=True)
 def models(context: typer.Context, project: ProjectOption = None, json_: JsonOption = False) -> None:
     """The model versions of a project, newest first."""
@@ -206,7 +217,7 @@ def _wait(ledger: Ledger, cycle_id: int, *, quiet: bool) -> dict[str, Any]:
                 if not quiet:
                     typer.echo(f"{event.step}: {event.message}", err=True)
             row = _cycle_row(session, _get_cycle(session, cycle_id))
-        if row["state"] not in triggers.ACTIVE:
+        if row["state"] not in ACTIVE:
             return row
         if row["state"] == CycleState.REQUESTED and time.monotonic() >= hint_at:
             typer.echo(f"No worker has begun cycle {cycle_id} yet: is one running? (elnet worker)", err=True)

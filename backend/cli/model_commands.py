@@ -97,7 +97,7 @@ def train(
     seed: SeedOption = 0,
     json_: JsonOption = False,
 ) -> None:
-    """Train on a folder with images/ and masks/."""
+    """Train on a folder with images/ and masks/. Stopped on its way, the same command goes on from there."""
     import torch
 
     from model import training
@@ -123,7 +123,16 @@ def train(
 
         report("training", 0, config.epochs or 0)
         try:
-            card = training.train(data, out, config, init=init, version=out.resolve().name, progress=step)
+            card = training.train(
+                data,
+                out,
+                config,
+                init=init,
+                version=out.resolve().name,
+                progress=step,
+                state=out.with_name(f".{out.name}.state"),
+                resumed=lambda sentence: typer.echo(sentence, err=True),
+            )
         except torch.OutOfMemoryError as error:
             raise training.TrainingError(
                 f"the GPU's memory is full ({str(error).splitlines()[0]}); lower --batch-size or --size"

@@ -145,6 +145,19 @@ def test_the_plan_is_kept_from_the_first_attempt(rig: Rig) -> None:
     assert rig.plan() == first
 
 
+def test_a_resumed_cycle_is_planned_with_the_settings_of_today(rig: Rig) -> None:
+    first = rig.plan()
+    with rig.context.ledger.session() as session:
+        cycle = session.get_one(Cycle, 1)
+        cycle.state = CycleState.FAILED
+        cycle.project.training = {**cycle.project.training, "batch_size": 1}
+        triggers.resume(session, cycle, "ada")
+    second = rig.plan()
+    assert second == rig.plan()
+    assert second.config == {**first.config, "batch_size": 1}
+    assert second.out == first.out
+
+
 @pytest.mark.usefixtures("_in_this_process")
 def test_a_plan_of_other_data_is_dropped_with_its_checkpoint(rig: Rig) -> None:
     """As when the ledger was made anew and the folder of models was kept."""

@@ -65,6 +65,10 @@ class Bench:
         with self.ledger.session() as session:
             return triggers.request(session, session.get_one(Project, self.project_id), "a test").id
 
+    def resume(self, cycle_id: int) -> None:
+        with self.ledger.session() as session:
+            triggers.resume(session, session.get_one(Cycle, cycle_id), "ada")
+
     def context(self) -> CycleContext:
         nothing: Any = None
         return CycleContext(self.ledger, nothing, nothing, PredictorPool(), self.folder, patience_s=5)
@@ -149,6 +153,57 @@ def test_a_failing_step_ends_the_cycle_with_its_reason(bench: Bench) -> None:
     assert (row.state, row.step) == (CycleState.FAILED, "train")
     assert row.reason == "train: the disk is full; make room"
     assert bench.ran == ["snapshot"]
+
+
+def test_a_failed_cycle_is_resumed_with_the_step_that_failed(bench: Bench) -> None:
+    def fail(_context: CycleContext, _journal: Journal) -> Outcome:
+        raise ELNetError("the disk is full; make room")
+
+    bench.replace("train", fail)
+    cycle_id = bench.request()
+    with bench.worker() as engine:
+        engine.work_off()
+        bench.wait(cycle_id)
+        bench.resume(cycle_id)
+        engine.work_off()
+        assert bench.wait(cycle_id).state is CycleState.FAILED  # the disk is still full
+        bench.replace("train", bench.runs("train"))
+        bench.resume(cycle_id)
+        assert engine.work_off() == 1
+        row = bench.wait(cycle_id)
+        assert engine.work_off() == 0
+    assert bench.ran == PROMOTED  # each once: what was finished is not repeated
+    assert (row.state, row.reason) == (CycleState.PROMOTED, "better")
+    resumed = [m for m in bench.messages() if m.startswith("Resumed")]
+    assert resumed == ["Resumed by ada; it had ended failed: train: the disk is full; make room"] * 2
+
+
+def test_a_cancelled_cycle_that_is_resumed_before_it_stops_runs_each_step_once(bench: Bench) -> None:
+    began, heard = threading.Event(), threading.Event()
+    at_once = 0
+
+    def slow(context: CycleContext, journal: Journal) -> Outcome:
+        nonlocal at_once
+        at_once += 1
+        assert at_once == 1
+        began.set()
+        assert heard.wait(20)
+        at_once -= 1
+        journal.check()
+        return bench.runs("train")(context, journal)
+
+    bench.replace("train", slow)
+    cycle_id = bench.request()
+    with bench.worker() as engine:
+        engine.work_off()
+        assert began.wait(20)
+        with bench.ledger.session() as session:
+            assert triggers.cancel(session, session.get_one(Cycle, cycle_id), "cancelled by ada")
+        bench.resume(cycle_id)
+        assert engine.work_off() == 0  # the first workflow is still at it
+        heard.set()
+        assert bench.wait(cycle_id, CycleState.PROMOTED, engine).reason == "better"
+    assert bench.ran == PROMOTED
 
 
 def test_a_cycle_that_brings_its_worker_down_is_given_up(bench: Bench) -> None:

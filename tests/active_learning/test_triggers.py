@@ -7,9 +7,10 @@ import pytest
 from sqlalchemy import select
 
 from active_learning import thresholds, triggers
+from active_learning.journal import resumptions
 from active_learning.ledger import Cycle, CycleState, Label, ModelVersion, Project, Snapshot
 from active_learning.ledger.types import utc_now
-from active_learning.triggers import CycleActiveError, Outlook, labels_for_gain
+from active_learning.triggers import CycleActiveError, CycleDoneError, Outlook, labels_for_gain
 
 
 def due(loop: Any, now: datetime | None = None) -> str | None:
@@ -182,6 +183,36 @@ def test_a_cancellation_is_for_one_cycle_only(loop):
     with loop.ledger.session(write=False) as session:
         assert session.get_one(Cycle, other).state is CycleState.FAILED
         assert session.get_one(Cycle, cycle).state is CycleState.REQUESTED
+
+
+@pytest.mark.parametrize("state", [CycleState.FAILED, CycleState.CANCELLED])
+def test_a_cycle_that_did_not_come_to_its_end_can_be_resumed(loop, state):
+    cycle = request(loop)
+    end(loop, cycle, state)
+    with loop.ledger.session() as session:
+        row = session.get_one(Cycle, cycle)
+        triggers.resume(session, row, "ada")
+        assert (row.state, row.reason, row.finished_at) == (CycleState.REQUESTED, None, None)
+        assert resumptions(session, cycle) == 1
+        with pytest.raises(CycleActiveError, match="cycle 1 cannot be resumed: it is requested"):
+            triggers.resume(session, row, "bob")
+        assert resumptions(session, cycle) == 1
+
+
+@pytest.mark.parametrize("state", [CycleState.PROMOTED, CycleState.REJECTED])
+def test_a_cycle_that_came_to_its_end_is_not_resumed(loop, state):
+    cycle = request(loop)
+    end(loop, cycle, state)
+    with loop.ledger.session() as session, pytest.raises(CycleDoneError, match=f"its end: {state.value}"):
+        triggers.resume(session, session.get_one(Cycle, cycle), "ada")
+
+
+def test_a_cycle_is_not_resumed_beside_another(loop):
+    failed = request(loop)
+    end(loop, failed, CycleState.FAILED)
+    request(loop)
+    with loop.ledger.session() as session, pytest.raises(CycleActiveError, match="cycle 2 is requested"):
+        triggers.resume(session, session.get_one(Cycle, failed), "ada")
 
 
 def look(loop: Any, now: datetime | None = None) -> tuple[Outlook, dict[str, tuple[bool, str]]]:

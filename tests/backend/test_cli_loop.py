@@ -144,7 +144,10 @@ def play(ledger: Ledger, state: CycleState, reason: str, message: str = "3 label
     return thread
 
 
-@pytest.mark.parametrize("command", [*READING, *WRITING, ("cycles", "log", "1"), ("cycles", "cancel", "1")])
+@pytest.mark.parametrize(
+    "command",
+    [*READING, *WRITING, ("cycles", "log", "1"), ("cycles", "cancel", "1"), ("cycles", "resume", "1")],
+)
 def test_without_a_ledger_the_cure_is_named(command: tuple[str, ...], elnet: Elnet) -> None:
     answer = elnet(*command)
     assert (answer.code, answer.out) == (1, "")
@@ -318,7 +321,7 @@ def test_the_log_of_a_cycle(elnet: Elnet, spills: Ledger) -> None:
     assert "[/tmp/x] 3 labels" in answer.out
 
 
-@pytest.mark.parametrize("command", ["log", "cancel"])
+@pytest.mark.parametrize("command", ["log", "cancel", "resume"])
 def test_a_cycle_that_is_not_there(command: str, elnet: Elnet, spills: Ledger) -> None:
     answer = elnet("cycles", command, 99)
     assert (answer.code, answer.out) == (1, "")
@@ -335,6 +338,18 @@ def test_a_cycle_is_cancelled_once(elnet: Elnet, spills: Ledger) -> None:
     assert (again.code, again.out) == (1, "")
     assert again.err == "elnet: error: Cycle 1 has already ended: cancelled.\n"
     assert elnet("retrain").code == 0  # the way is free
+
+
+def test_a_cancelled_cycle_is_resumed(elnet: Elnet, spills: Ledger) -> None:
+    elnet("retrain")
+    elnet("cycles", "cancel", 1)
+    assert elnet("cycles", "resume", 1).out == "Cycle 1 goes on with its first step.\n"
+    [row] = elnet("cycles", "--json").json()
+    assert (row["state"], row["reason"]) == ("requested", None)
+    again = elnet("cycles", "resume", 1)
+    assert (again.code, again.out) == (1, "")
+    assert again.err == "elnet: error: cycle 1 cannot be resumed: it is requested\n"
+    assert "Resumed by ada; it had ended cancelled" in elnet("cycles", "log", 1).out
 
 
 def test_models_are_listed_promoted_and_rolled_back(elnet: Elnet, spills: Ledger) -> None:

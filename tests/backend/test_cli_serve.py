@@ -43,7 +43,7 @@ def test_help_of_every_command_needs_no_torch() -> None:
     ("group", "names"),
     [
         ("project", ["create", "list"]),
-        ("cycles", ["log", "cancel"]),
+        ("cycles", ["log", "cancel", "resume"]),
         ("models", ["promote", "rollback"]),
         ("threshold", ["set", "undo", "history"]),
         ("ledger", ["upgrade"]),

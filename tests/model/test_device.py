@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -66,3 +70,27 @@ def test_bfloat16_where_a_cpu_has_it(
     assert not wants_bfloat16(cpu, "fp32")
     assert wants_bfloat16(cpu, "bf16")
     device_module._cpu_has_bfloat16.cache_clear()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc alone")
+def test_freed_memory_is_taken_again() -> None:
+    """A page that was given back to the system is a fault when it is taken again."""
+    code = """
+import resource, torch
+from model.device import reuse_memory
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(50):
+        torch.ones(4 << 20)  # 16 MiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+torch.set_num_threads(1)
+torch.ones(4 << 20)
+plain = faults()
+reuse_memory()
+torch.ones(4 << 20)
+print(plain, faults())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    plain, reused = map(int, done.stdout.split())
+    assert plain > 50 * 100
+    assert reused < plain / 20

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from model.blocks import Adapter
-from model.hiera import TRUNKS, AdaptedTrunk, TrunkError, build_trunk, run_block, trunk_digest
+from model.hiera import TRUNKS, AdaptedTrunk, TrunkError, build_trunk, trunk_digest
 
 
 def nano() -> AdaptedTrunk:
@@ -41,15 +41,6 @@ def test_untrained_adapters_leave_sam2s_own_features(size: tuple[int, int]) -> N
     with torch.no_grad():
         for ours, theirs in zip(AdaptedTrunk(trunk, TRUNKS["random-nano"])(x), trunk(x), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("side", [4, 6, 10, 16])  # windows of 4 and 8: whole, padded, one alone
-def test_a_block_without_work_on_padding_is_the_same_block(side: int) -> None:
-    trunk = build_trunk("random-nano", None)
-    random = torch.Generator().manual_seed(side)
-    for block in trunk.blocks:  # type: ignore[union-attr]
-        x = torch.randn(2, side, side + 2, block.dim, generator=random)
-        torch.testing.assert_close(run_block(block, x), block(x), rtol=1e-4, atol=1e-4)
 
 
 def test_the_trunk_is_frozen_and_stays_in_eval_mode() -> None:
