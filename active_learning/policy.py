@@ -69,6 +69,7 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     ),
     "schedule": Setting("cron in UTC, such as `0 2 * * *`: a cycle then, if any label is new", _cron),
     "retrain_on_alarm": Setting("a cycle when auto-accept has switched itself off", _number(bool)),
+    "approval": Setting("a lead's word before a version that the gate lets pass serves", _number(bool)),
     "training": Setting("overrides of the training settings, from the next cycle on", _training),
 }
 _ROUTES: Final = ("audit_share", "blind_share")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from active_learning import thresholds
@@ -85,20 +85,45 @@ def register(
     return version
 
 
-def promote(session: Session, version: ModelVersion) -> None:
-    """Make it the champion of its project; the former one retires. The champion itself stays as it is."""
-    _serve(session, version, rollback=False)
+def promote(session: Session, version: ModelVersion, who: str | None = None) -> None:
+    """Make it the champion of its project; the former one retires. The champion itself stays as it is.
+
+    Others that wait for a lead's word were compared with the former champion, and are put aside.
+
+    Args:
+        session: a writing session; the caller commits.
+        version: the version.
+        who: the lead; None: a cycle's gate.
+    """
+    _serve(session, version, rollback=False, who=who)
+    session.execute(
+        update(ModelVersion)
+        .where(
+            ModelVersion.project_id == version.project_id,
+            ModelVersion.state == ModelState.CHALLENGER,
+        )
+        .values(state=ModelState.REJECTED)
+    )
+
+
+def challenge(session: Session, version: ModelVersion) -> None:
+    """Write down that it is better than the champion and waits for a lead's word. Safe to repeat."""
+    lock_project(session, version.project_id)
+    session.refresh(version)
+    if version.state is ModelState.TRAINED:  # else a lead has spoken already
+        version.state = ModelState.CHALLENGER
+        session.flush()
 
 
 def reject(session: Session, version: ModelVersion) -> None:
-    """Write down that it was no better than the champion. Safe to repeat.
+    """Write down that it is put aside, by the gate or by a lead. Safe to repeat.
 
     Raises:
         RegistryError: it serves, or has served.
     """
     lock_project(session, version.project_id)
     session.refresh(version)
-    if version.state not in {ModelState.TRAINED, ModelState.REJECTED}:
+    if version.state not in {ModelState.TRAINED, ModelState.CHALLENGER, ModelState.REJECTED}:
         raise RegistryError(
             f"{version.name} is {version.state.value} and cannot be rejected; promote another, or roll back"
         )
@@ -106,7 +131,7 @@ def reject(session: Session, version: ModelVersion) -> None:
     session.flush()
 
 
-def rollback(session: Session, project: Project) -> ModelVersion:
+def rollback(session: Session, project: Project, who: str | None = None) -> ModelVersion:
     """Make the champion before this one the champion again.
 
     Each rollback takes back the last promotion that still holds: after 1, 2, 3 a rollback goes to 2, the next
@@ -133,11 +158,11 @@ def rollback(session: Session, project: Project) -> ModelVersion:
             "set the accept threshold to none to send everything to people"
         )
     version = session.get_one(ModelVersion, history[-2])
-    _serve(session, version, rollback=True)
+    _serve(session, version, rollback=True, who=who)
     return version
 
 
-def _serve(session: Session, version: ModelVersion, *, rollback: bool) -> None:
+def _serve(session: Session, version: ModelVersion, *, rollback: bool, who: str | None) -> None:
     project = lock_project(session, version.project_id)
     if project.champion_id == version.id:
         return
@@ -147,6 +172,13 @@ def _serve(session: Session, version: ModelVersion, *, rollback: bool) -> None:
     version.state = ModelState.CHAMPION
     version.promoted_at = utc_now()
     project.champion = version
-    session.add(Promotion(project_id=project.id, model_version_id=version.id, rollback=rollback))
+    session.add(
+        Promotion(
+            project_id=project.id,
+            model_version_id=version.id,
+            rollback=rollback,
+            who=who[:200] if who else None,
+        )
+    )
     session.flush()
     thresholds.keep(session, project)  # what was promised of the former champion says nothing of this one

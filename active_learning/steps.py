@@ -40,7 +40,7 @@ from active_learning.ports import ToolUnavailableError
 from active_learning.snapshot import take
 from model.checkpoint import read_card
 
-PROMOTE, REJECT = "promote", "reject"
+PROMOTE, CHALLENGE, REJECT = "promote", "challenge", "reject"
 _CHUNK = 64  # tasks that are predicted before the cycle is looked at again
 _TELL_S = 10.0  # between two pushes: each chunk moves the whole queue
 
@@ -138,20 +138,22 @@ def decide(context: CycleContext, journal: Journal) -> Outcome:
         challenger = _challenger(session, journal.cycle_id)
         metrics = challenger.metrics
         champion = metrics["champion"]
-        classes = _project(session, journal.cycle_id).classes
+        project = _project(session, journal.cycle_id)
         decided = gate.decide(
             gate.image_scores(metrics["per_image"]),
             gate.image_scores(champion["per_image"]) if champion is not None else None,
-            classes=classes,
+            classes=project.classes,
         )
+        waits = decided.promote and project.approval
         said = {
             "promote": decided.promote,
-            "reason": decided.reason,
+            "approval": waits,
+            "reason": decided.reason.replace("promoted", "fit to serve", 1) if waits else decided.reason,
             "delta": decided.delta,
             "interval": list(decided.interval) if decided.interval else None,
         }
         challenger.metrics = {**metrics, "gate": said}
-    return Outcome(f"{challenger.name} is {decided.reason}.", said)
+    return Outcome(f"{challenger.name} is {said['reason']}.", said)
 
 
 def promote(context: CycleContext, journal: Journal) -> Outcome:
@@ -160,6 +162,17 @@ def promote(context: CycleContext, journal: Journal) -> Outcome:
         challenger = _challenger(session, journal.cycle_id)
         registry.promote(session, challenger)
     return Outcome(f"{challenger.name} serves from now on.", {"version": challenger.name})
+
+
+def challenge(context: CycleContext, journal: Journal) -> Outcome:
+    """Leave the challenger to a lead's word."""
+    with context.ledger.session() as session:
+        challenger = _challenger(session, journal.cycle_id)
+        registry.challenge(session, challenger)
+    return Outcome(
+        f"{challenger.name} waits for a lead's word: `elnet models promote {challenger.name}`, or reject.",
+        {"version": challenger.name},
+    )
 
 
 def reject(context: CycleContext, journal: Journal) -> Outcome:
@@ -227,6 +240,7 @@ STEPS: Mapping[str, Callable[[CycleContext, Journal], Outcome]] = {
     "evaluate": evaluate,
     "gate": decide,
     PROMOTE: promote,
+    CHALLENGE: challenge,
     REJECT: reject,
     "recalibrate": recalibrate,
     "prefill": predict_again,
@@ -238,6 +252,7 @@ BEGINNINGS: Mapping[str, str] = {
     "evaluate": "Judging challenger and champion on the holdout.",
     "gate": "Deciding whether the challenger is better.",
     PROMOTE: "Promoting the challenger.",
+    CHALLENGE: "Leaving the challenger to a lead.",
     REJECT: "Putting the challenger aside.",
     "recalibrate": "Calibrating the quality score on the audits.",
     "prefill": "Predicting what is still unlabelled.",
@@ -245,20 +260,26 @@ BEGINNINGS: Mapping[str, str] = {
 
 
 def decision(context: CycleContext, cycle_id: int) -> str:
-    """What the gate has decided: `PROMOTE`, `REJECT`, or "" as long as it has not."""
+    """What the gate has decided: `PROMOTE`, `CHALLENGE`, `REJECT`, or "" as long as it has not."""
     with context.ledger.session(write=False) as session:
         cycle = session.get_one(Cycle, cycle_id)
         challenger = session.get(ModelVersion, cycle.challenger_id) if cycle.challenger_id else None
         said = challenger.metrics.get("gate") if challenger else None
-    return "" if said is None else PROMOTE if said["promote"] else REJECT
+    if said is None:
+        return ""
+    if not said["promote"]:
+        return REJECT
+    return CHALLENGE if said.get("approval") else PROMOTE
 
 
 def ending(context: CycleContext, cycle_id: int) -> tuple[CycleState, str]:
     """The end state of a cycle whose steps are all done, and why."""
     with context.ledger.session(write=False) as session:
         challenger = _challenger(session, cycle_id)
-    rejected = challenger.state is ModelState.REJECTED
     said = f"{challenger.name}, {challenger.metrics['gate']['reason']}"
+    if challenger.state is ModelState.CHALLENGER:
+        return CycleState.PASSED, f"{said}; it waits for a lead: `elnet models promote {challenger.name}`"
+    rejected = challenger.state is ModelState.REJECTED
     return CycleState.REJECTED if rejected else CycleState.PROMOTED, said
 
 

@@ -224,7 +224,7 @@ def resume(session: Session, cycle: Cycle, by: str) -> None:
     """
     lock_project(session, cycle.project_id)
     session.refresh(cycle)
-    if cycle.state in {CycleState.PROMOTED, CycleState.REJECTED}:
+    if cycle.state in {CycleState.PROMOTED, CycleState.PASSED, CycleState.REJECTED}:
         raise CycleDoneError(f"cycle {cycle.id} came to its end: {cycle.state.value}; ask for a new one")
     if (other := active_cycle(session, cycle.project)) is not None:
         which = "it" if other is cycle else f"cycle {other.id}"

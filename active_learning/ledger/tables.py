@@ -103,6 +103,7 @@ class ModelState(enum.StrEnum):
 
     TRAINED = "trained"
     REJECTED = "rejected"
+    CHALLENGER = "challenger"  # better by the gate, and waits for a lead's word
     CHAMPION = "champion"
     RETIRED = "retired"
 
@@ -113,6 +114,7 @@ class CycleState(enum.StrEnum):
     REQUESTED = "requested"
     RUNNING = "running"
     PROMOTED = "promoted"
+    PASSED = "passed"  # its challenger waits for a lead's word
     REJECTED = "rejected"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -160,6 +162,9 @@ class Project(Base):
     schedule: Mapped[str | None] = mapped_column(String(100))  # cron, UTC: a cycle then, if anything is new
     gain: Mapped[float | None]  # of IoU, whose labels start a cycle; see triggers.labels_for_gain
     retrain_on_alarm: Mapped[bool] = mapped_column(default=True, server_default=true())
+    approval: Mapped[bool] = mapped_column(
+        default=False, server_default=false()
+    )  # by a lead, of each version
 
     champion: Mapped[ModelVersion | None] = relationship(foreign_keys=[champion_id], post_update=True)
 
@@ -240,6 +245,7 @@ class Promotion(Base):
     )  # the champion from then on
     rollback: Mapped[bool] = mapped_column(default=False)
     at: Mapped[datetime] = mapped_column(default=utc_now)
+    who: Mapped[str | None] = mapped_column(String(200))  # the lead; None: a cycle's gate
 
 
 class Prediction(Base):

@@ -20,6 +20,7 @@ from active_learning.ledger import (
     CycleState,
     Ledger,
     ModelVersion,
+    Project,
 )
 from active_learning.ledger.types import utc_now
 from backend.cli.common import (
@@ -148,13 +149,17 @@ def promote(name: Annotated[str, typer.Argument(metavar="VERSION")], project: Pr
     """Make a version the champion; the worker then prefills with it."""
     with ledger_session(write=True) as session:
         found = find_project(session, project)
-        version = session.scalar(
-            select(ModelVersion).where(ModelVersion.project_id == found.id, ModelVersion.name == name)
-        )
-        if version is None:
-            raise LoopCommandError(f"{found.name!r} has no model version {name!r}: see `elnet models`.")
-        registry.promote(session, version)
+        registry.promote(session, _get_version(session, found, name), who())
     typer.echo(f"{name} serves {found.name!r} now.")
+
+
+@models_app.command("reject")
+def reject(name: Annotated[str, typer.Argument(metavar="VERSION")], project: ProjectOption = None) -> None:
+    """Put a version aside that waits for a lead's word."""
+    with ledger_session(write=True) as session:
+        found = find_project(session, project)
+        registry.reject(session, _get_version(session, found, name))
+    typer.echo(f"{name} is put aside.")
 
 
 @models_app.command("rollback")
@@ -162,7 +167,7 @@ def rollback(project: ProjectOption = None) -> None:
     """Go back to the champion before this one."""
     with ledger_session(write=True) as session:
         found = find_project(session, project)
-        version = registry.rollback(session, found)
+        version = registry.rollback(session, found, who())
         name = version.name
     typer.echo(f"{name} serves {found.name!r} again.")
 
@@ -223,6 +228,14 @@ def _wait(ledger: Ledger, cycle_id: int, *, quiet: bool) -> dict[str, Any]:
             typer.echo(f"No worker has begun cycle {cycle_id} yet: is one running? (elnet worker)", err=True)
             hint_at = math.inf
         time.sleep(_POLL_S)
+
+
+def _get_version(session: Session, project: Project, name: str) -> ModelVersion:
+    mine = select(ModelVersion).where(ModelVersion.project_id == project.id, ModelVersion.name == name)
+    version = session.scalar(mine)
+    if version is None:
+        raise LoopCommandError(f"{project.name!r} has no model version {name!r}: see `elnet models`.")
+    return version
 
 
 def _get_cycle(session: Session, cycle_id: int) -> Cycle:

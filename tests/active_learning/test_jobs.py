@@ -128,6 +128,15 @@ def test_a_rejected_challenger_leaves_the_champion_to_be_calibrated(bench: Bench
     assert bench.ran == ["snapshot", "train", "evaluate", "gate", "reject", "recalibrate", "prefill"]
 
 
+def test_a_challenger_that_waits_for_a_lead_leaves_the_champion_to_be_calibrated(bench: Bench) -> None:
+    bench.decided = "challenge"
+    cycle_id = bench.request()
+    with bench.worker() as engine:
+        engine.work_off()
+        bench.wait(cycle_id)
+    assert bench.ran == ["snapshot", "train", "evaluate", "gate", "challenge", "recalibrate", "prefill"]
+
+
 def test_work_off_starts_a_cycle_once(bench: Bench) -> None:
     going = threading.Event()
     bench.replace("snapshot", lambda _c, _j: Outcome(str(going.wait(20))))

@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from hypothesis import given
 from hypothesis import strategies as st
@@ -41,7 +43,7 @@ from active_learning.ledger import (
     Tombstone,
     TrainScene,
 )
-from active_learning.ledger.database import VERSION_TABLE
+from active_learning.ledger.database import MIGRATIONS, VERSION_TABLE
 from active_learning.ledger.tables import Calibration, Cycle, CycleEvent, Promotion
 from active_learning.ledger.types import decode_masks, encode_masks, hash_masks, utc_now
 
@@ -288,6 +290,39 @@ def _schema(engine: Engine) -> dict[str, dict[str, Any]]:
 
 def _condition(index: Any) -> list[str]:
     return [str(value) for key, value in index.get("dialect_options", {}).items() if key.endswith("_where")]
+
+
+def test_an_older_ledger_learns_to_let_versions_wait(tmp_path: Path) -> None:
+    """No table is made anew: rows, triggers and keys stay, and the check knows the new values."""
+    with Ledger(f"sqlite:///{tmp_path / 'old.sqlite'}") as ledger:
+        with ledger.engine.connect() as connection:
+            config = Config()
+            config.set_main_option("script_location", str(MIGRATIONS))
+            config.attributes["connection"] = connection
+            command.upgrade(config, "0009")
+        insert = (
+            "INSERT INTO model_versions (id, project_id, name, state, path, sha256, metrics, created_at) "
+            "VALUES ({0}, 1, 'v{0}', '{1}', 'p{0}', 's', '{{}}', '2026-11-20')"
+        )
+        project = (
+            "INSERT INTO projects (id, name, tool_url, tool_project_id, classes, audit_share, holdout_share, "
+            "labels_per_cycle, cooldown_s, training, created_at) "
+            "VALUES (1, 'oil', 'http://tool', 1, '[\"oil\"]', 0.1, 0.2, 50, 0, '{}', '2026-11-20')"
+        )
+        with ledger.engine.begin() as connection:
+            connection.exec_driver_sql(project)
+            connection.exec_driver_sql(insert.format(1, "champion"))
+        ledger.upgrade()
+        with ledger.engine.begin() as connection:
+            connection.exec_driver_sql(insert.format(2, "challenger"))
+        for number, state in ((3, "unknown"), (4, "champion")):
+            with pytest.raises(IntegrityError), ledger.engine.begin() as connection:
+                connection.exec_driver_sql(insert.format(number, state))
+        with pytest.raises(IntegrityError, match="never deleted"), ledger.engine.begin() as connection:
+            connection.exec_driver_sql("DELETE FROM model_versions")
+        with ledger.engine.connect() as connection:
+            assert connection.exec_driver_sql("PRAGMA integrity_check").scalar_one() == "ok"
+            assert connection.exec_driver_sql("PRAGMA foreign_key_check").all() == []
 
 
 def test_upgrade_is_safe_to_repeat_and_keeps_what_is_there(ledger: Ledger) -> None:

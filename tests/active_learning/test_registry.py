@@ -147,6 +147,41 @@ def test_rejection_is_safe_to_repeat_and_never_takes_the_champion(session: Sessi
     assert states(session) == ["retired", "champion"]
 
 
+def test_a_challenger_waits_until_a_lead_speaks(session: Session) -> None:
+    project = a_project(session)
+    versions = [enter(session, project, number) for number in (1, 2, 3)]
+    registry.promote(session, versions[0])
+    for version in versions[1:]:
+        registry.challenge(session, version)
+        registry.challenge(session, version)
+    assert states(session) == ["champion", "challenger", "challenger"]
+    registry.promote(session, versions[1], "ada")
+    registry.challenge(session, versions[1])  # by a cycle that begins its step again
+    assert states(session) == ["retired", "champion", "rejected"]
+    moves = session.scalars(select(Promotion).order_by(Promotion.id)).all()
+    assert [(move.who, move.model_version_id) for move in moves] == [(None, 1), ("ada", 2)]
+    registry.rollback(session, project, "bob")
+    assert session.scalars(select(Promotion.who).order_by(Promotion.id)).all()[-1] == "bob"
+
+
+def test_a_lead_may_put_a_challenger_aside_and_think_again(session: Session) -> None:
+    version = enter(session, a_project(session), 1)
+    registry.challenge(session, version)
+    registry.reject(session, version)
+    registry.challenge(session, version)
+    assert states(session) == ["rejected"]
+    registry.promote(session, version, "ada")
+    assert states(session) == ["champion"]
+
+
+def test_a_promotion_leaves_the_challengers_of_other_projects(session: Session) -> None:
+    first, second = (enter(session, a_project(session, number), number) for number in (1, 2))
+    registry.challenge(session, first)
+    registry.challenge(session, second)
+    registry.promote(session, first, "ada")
+    assert states(session) == ["champion", "challenger"]
+
+
 def test_an_error_after_a_promotion_leaves_the_former_champion(ledger: Ledger) -> None:
     with ledger.session() as session:
         project = a_project(session)

@@ -240,6 +240,30 @@ def test_promote_twice_is_once(rig: Rig) -> None:
     assert reason.startswith("elnet-0001, promoted: the first model")
 
 
+def test_with_approval_the_gate_leaves_the_last_word_to_a_lead(rig: Rig) -> None:
+    rig.loop.configure(approval=True)
+    rig.run("snapshot", "train")
+    judge(rig, (0.9,), None)
+    outcome = rig.run("gate")
+    assert outcome.message.startswith("elnet-0001 is fit to serve: the first model")
+    assert steps.decision(rig.context, rig.journal.cycle_id) == "challenge"
+    outcome = rig.run("challenge", "challenge")
+    assert "elnet models promote elnet-0001" in outcome.message
+    assert rig.challenger.state is ModelState.CHALLENGER
+    assert rig.loop.project().champion_id is None
+    state, reason = steps.ending(rig.context, rig.journal.cycle_id)
+    assert state is CycleState.PASSED
+    assert reason.endswith("it waits for a lead: `elnet models promote elnet-0001`")
+
+
+def test_with_approval_a_worse_challenger_is_rejected_all_the_same(rig: Rig) -> None:
+    rig.loop.configure(approval=True)
+    rig.run("snapshot", "train")
+    judge(rig, (0.0,), None)
+    assert rig.run("gate").message.startswith("elnet-0001 is not promoted")
+    assert steps.decision(rig.context, rig.journal.cycle_id) == "reject"
+
+
 def test_reject_leaves_the_champion(rig: Rig) -> None:
     rig.loop.promote("elnet-0000")
     champion = rig.loop.project().champion_id

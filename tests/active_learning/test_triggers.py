@@ -199,7 +199,7 @@ def test_a_cycle_that_did_not_come_to_its_end_can_be_resumed(loop, state):
         assert resumptions(session, cycle) == 1
 
 
-@pytest.mark.parametrize("state", [CycleState.PROMOTED, CycleState.REJECTED])
+@pytest.mark.parametrize("state", [CycleState.PROMOTED, CycleState.PASSED, CycleState.REJECTED])
 def test_a_cycle_that_came_to_its_end_is_not_resumed(loop, state):
     cycle = request(loop)
     end(loop, cycle, state)

@@ -21,6 +21,7 @@ from active_learning.ledger import (
     ModelVersion,
     Prediction,
     Project,
+    Promotion,
     Snapshot,
     Task,
     TaskStatus,
@@ -367,6 +368,22 @@ def test_models_are_listed_promoted_and_rolled_back(elnet: Elnet, spills: Ledger
     assert champion(spills) == "elnet-0001"
     states = {row["version"]: row["state"] for row in elnet("models", "--json").json()}
     assert states == {"elnet-0001": ModelState.CHAMPION.value, "elnet-0002": ModelState.RETIRED.value}
+
+
+def test_a_lead_approves_or_puts_aside(elnet: Elnet, spills: Ledger) -> None:
+    for name in ("elnet-0001", "elnet-0002"):
+        add_version(spills, name)
+        with spills.session() as session:
+            registry.challenge(session, session.scalars(select(ModelVersion).filter_by(name=name)).one())
+    assert elnet("models", "reject", "elnet-0001").out == "elnet-0001 is put aside.\n"
+    assert elnet("models", "promote", "elnet-0002").out == "elnet-0002 serves 'spills' now.\n"
+    states = {row["version"]: row["state"] for row in elnet("models", "--json").json()}
+    assert states == {"elnet-0001": "rejected", "elnet-0002": "champion"}
+    with spills.session(write=False) as session:
+        assert session.scalars(select(Promotion.who)).one() == "ada"
+    refused = elnet("models", "reject", "elnet-0002")
+    assert (refused.code, refused.out) == (1, "")
+    assert "elnet-0002 is champion and cannot be rejected" in refused.err
 
 
 def test_what_cannot_be_promoted_or_rolled_back(elnet: Elnet, spills: Ledger) -> None:
