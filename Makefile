@@ -28,7 +28,7 @@ quietly = { $(1); } >>$(LOG) 2>&1 || { tail -n 25 $(LOG); echo "Set-up failed: s
 CHROMIUM   := $(shell command -v chromium chromium-browser google-chrome 2>/dev/null | head -n 1)
 POSTGRESQL := $(shell ls -d /usr/lib/postgresql/*/bin/initdb 2>/dev/null | tail -n 1)
 
-.PHONY: demo up test check bench bench-accuracy bench-quality bench-headline clean setup weights label-studio system-packages label-studio-ml
+.PHONY: demo up test check bench bench-data bench-accuracy bench-quality bench-headline clean setup weights label-studio system-packages label-studio-ml
 .DELETE_ON_ERROR:
 
 setup: $(SETUP)
@@ -92,11 +92,11 @@ CONFIG ?= configs/train-sar.yaml
 NAME   := $(notdir $(abspath $(DATA)))
 TIMED  := OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m
 
-bench-accuracy bench-quality bench-headline: weights
+bench-data: weights
 	@test -n "$(DATA)" || { echo "Say DATA=folder, with train/ and test/."; exit 2; }
 	@mkdir -p bench
 
-bench-accuracy:
+bench-accuracy: bench-data
 	$(TIMED) benchmarks.accuracy --data $(DATA) --share $(SHARE) --seeds $(SEEDS) --config $(CONFIG) \
 	  --out bench/accuracy-$(NAME).jsonl --keep bench/checkpoints-$(NAME)
 
@@ -107,7 +107,7 @@ bench-quality: bench-accuracy
 	  $(TIMED) benchmarks.label_noise --checkpoint $$checkpoint --data $(DATA)/test || exit 1; \
 	done
 
-bench-headline:
+bench-headline: bench-data
 	$(TIMED) benchmarks.headline --data $(DATA) --share $(SHARE) --seeds $(SEEDS) --config $(CONFIG) \
 	  --out bench/headline-$(NAME).jsonl
 

@@ -31,7 +31,7 @@ class CycleContext:
     """The surroundings of the cycles in one worker.
 
     Attributes:
-        folder: holds snapshots/, models/cycle-<id>/ and cycles/<id>/.
+        folder: holds snapshots/, models/cycle-<id>/ (-<n> when resumed) and cycles/<id>/.
         training: defaults of `model.training.TrainConfig`; a project's own settings go before them.
         patience_s: how long a step waits for a labeling tool that does not answer.
         stop: set when the worker is to stop.

@@ -52,7 +52,8 @@ def plan(context: CycleContext, cycle_id: int) -> Plan:
         sha256 = session.get_one(Snapshot, cycle.snapshot_id).sha256
         version = registry.next_name(session, project)
         resumed = resumptions(session, cycle_id)
-    path = _folder(context, cycle_id) / (f"plan-{resumed}.json" if resumed else "plan.json")
+    attempt = f"-{resumed}" if resumed else ""
+    path = _folder(context, cycle_id) / f"plan{attempt}.json"
     data = str(context.folder / "snapshots" / sha256 / "train")
     kept = _read(path)
     if kept is not None and kept.data == data:
@@ -63,7 +64,7 @@ def plan(context: CycleContext, cycle_id: int) -> Plan:
         config["mode"] = MODE
     made = Plan(
         data=data,
-        out=str(context.folder / "models" / f"cycle-{cycle_id}"),
+        out=str(context.folder / "models" / f"cycle-{cycle_id}{attempt}"),
         init=parent.path if parent else None,
         parent=parent.name if parent else None,
         parent_id=parent.id if parent else None,

@@ -94,7 +94,8 @@ class Journal:
         with self._ledger.session() as session:
             cycle = session.get(Cycle, self.cycle_id, with_for_update=True)
             if cycle is not None:
-                cycle.finished_at = cycle.finished_at or utc_now()
+                if cycle.state not in ACTIVE:  # else it was resumed at this moment
+                    cycle.finished_at = cycle.finished_at or utc_now()
                 session.add(self._event(step, message))
 
     def _event(self, step: str, message: str, **data: Any) -> CycleEvent:

@@ -162,9 +162,7 @@ class Project(Base):
     schedule: Mapped[str | None] = mapped_column(String(100))  # cron, UTC: a cycle then, if anything is new
     gain: Mapped[float | None]  # of IoU, whose labels start a cycle; see triggers.labels_for_gain
     retrain_on_alarm: Mapped[bool] = mapped_column(default=True, server_default=true())
-    approval: Mapped[bool] = mapped_column(
-        default=False, server_default=false()
-    )  # by a lead, of each version
+    approval: Mapped[bool] = mapped_column(default=False, server_default=false())  # a lead's, of versions
 
     champion: Mapped[ModelVersion | None] = relationship(foreign_keys=[champion_id], post_update=True)
 

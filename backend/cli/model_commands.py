@@ -130,7 +130,7 @@ def train(
                 init=init,
                 version=out.resolve().name,
                 progress=step,
-                state=out.with_name(f".{out.name}.state"),
+                state=out.resolve().with_name(f".{out.resolve().name}.state"),
                 resumed=lambda sentence: typer.echo(sentence, err=True),
             )
         except torch.OutOfMemoryError as error:
