@@ -175,6 +175,7 @@ def _make(ledger: Ledger, settings: Settings, tool: LabelStudio, name: str, clas
             gain=loop.gain,
             schedule=loop.schedule,
             retrain_on_alarm=loop.retrain_on_alarm,
+            approval=loop.approval,
             training=dict(loop.training),
         )
         session.add(project)

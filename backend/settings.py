@@ -84,6 +84,7 @@ class LoopSettings(_Section):
     gain: Annotated[float, Field(gt=0, lt=1)] | None = None
     schedule: str | None = None  # cron in UTC
     retrain_on_alarm: bool = True
+    approval: bool = False  # by a lead, of each version
     training: dict[str, Any] = {}  # overrides of model.training.TrainConfig
 
     @field_validator("schedule")
