@@ -107,6 +107,7 @@ def decide(
     margin: float = MARGIN,
     seed: int = 0,
     classes: Sequence[str] = (),
+    passed: str = "promoted",
 ) -> GateDecision:
     """Judge a challenger by the rule above.
 
@@ -116,6 +117,7 @@ def decide(
         margin: IoU or boundary F, 0 or more.
         seed: of the bootstrap; the same seed gives the same decision.
         classes: their names, for the reason.
+        passed: what the reason calls one that the gate lets pass.
 
     Raises:
         GateError: the two were not evaluated on the same images.
@@ -135,7 +137,7 @@ def decide(
                 f"there is something, and {FLOOR:g} is asked for; more labels will help",
             )
         return GateDecision(
-            True, f"promoted: the first model, its output is sane, mean smoothed IoU {mean:.3f} on {images}"
+            True, f"{passed}: the first model, its output is sane, mean smoothed IoU {mean:.3f} on {images}"
         )
     pairs = _paired(challenger, champion)
     differences = _differences(pairs, lambda s: s.smoothed_iou)
@@ -144,7 +146,7 @@ def decide(
         f"mean smoothed IoU {mean:.3f} against the champion's {mean - delta:.3f} ({delta:+.4f}) on {images}"
     )
     if len(differences) < MIN_IMAGES:
-        verdict = "promoted" if delta > 0 else "not promoted"
+        verdict = passed if delta > 0 else "not promoted"
         few = "too few images to say how sure that is, so the mean alone decided"
         return GateDecision(delta > 0, f"{verdict}: {change}; {few}", delta)
     low, high = bootstrap(differences, seed)
@@ -156,7 +158,7 @@ def decide(
         return GateDecision(False, unsure, delta, (low, high))
     if loss := _loss_elsewhere(pairs, margin, seed, classes):
         return GateDecision(False, f"not promoted: {change}, but {loss}", delta, (low, high))
-    return GateDecision(True, f"promoted: {change}, {sure}", delta, (low, high))
+    return GateDecision(True, f"{passed}: {change}, {sure}", delta, (low, high))
 
 
 def bootstrap(differences: NDArray[np.float64], seed: int = 0) -> tuple[float, float]:

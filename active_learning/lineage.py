@@ -8,13 +8,9 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from active_learning import registry
 from active_learning.ledger.tables import ModelVersion, Project, Snapshot
 from active_learning.split import HOLDOUT, TRAIN
-from model.errors import ELNetError
-
-
-class LineageError(ELNetError):
-    """There is no such version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +48,26 @@ def of_version(session: Session, project: Project, name: str) -> list[Use]:
     A label that was used several times is told of the latest training.
 
     Raises:
-        LineageError: the project has no version of this name.
+        RegistryError: the project has no version of this name.
     """
-    version = session.scalar(
-        select(ModelVersion).where(ModelVersion.project_id == project.id, ModelVersion.name == name)
-    )
-    if version is None:
-        raise LineageError(f"{project.name!r} has no model version {name!r}: see `elnet models`")
+    return _uses(session, registry.find(session, project, name))
+
+
+def of_task(session: Session, project: Project, task: int) -> list[Use]:
+    """Every use of an image's labels, version by version, the oldest first.
+
+    Args:
+        session: any.
+        project: the project.
+        task: id in the labeling tool.
+    """
+    versions = select(ModelVersion).where(ModelVersion.project_id == project.id).order_by(ModelVersion.id)
+    return [
+        use for version in session.scalars(versions) for use in _uses(session, version) if use.task == task
+    ]
+
+
+def _uses(session: Session, version: ModelVersion) -> list[Use]:
     found: dict[tuple[str, int, str], Use] = {}
     for ancestor in _ancestry(session, version):
         snapshot = session.get(Snapshot, ancestor.snapshot_id) if ancestor.snapshot_id else None
@@ -78,20 +87,6 @@ def of_version(session: Session, project: Project, name: str) -> list[Use]:
                 )
                 found.setdefault((side, use.task, use.content), use)
     return list(found.values())
-
-
-def of_task(session: Session, project: Project, task: int) -> list[Use]:
-    """Every use of an image's labels, version by version, the oldest first.
-
-    Args:
-        session: any.
-        project: the project.
-        task: id in the labeling tool.
-    """
-    names = session.scalars(
-        select(ModelVersion.name).where(ModelVersion.project_id == project.id).order_by(ModelVersion.id)
-    ).all()
-    return [use for name in names for use in of_version(session, project, name) if use.task == task]
 
 
 def _ancestry(session: Session, version: ModelVersion) -> Iterator[ModelVersion]:

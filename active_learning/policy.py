@@ -10,6 +10,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from active_learning.cron import Cron
 from active_learning.ledger.locking import lock_project
 from active_learning.ledger.tables import PolicyChange, Project
 from active_learning.routing import route
@@ -40,15 +41,6 @@ def _training(value: Any) -> dict[str, Any]:
     return overrides
 
 
-def _cron(value: Any) -> str | None:
-    from croniter import croniter
-
-    expression = TypeAdapter(Annotated[str, Field(max_length=100)] | None).validate_python(value)
-    if expression is not None and not croniter.is_valid(expression):
-        raise PolicyError(f"{expression!r} is no cron expression; five fields, such as 0 2 * * 1-5")
-    return expression
-
-
 def _number(kind: Any) -> Callable[[Any], Any]:
     return TypeAdapter(kind).validate_python
 
@@ -67,7 +59,9 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     "gain": Setting(
         "of IoU: cycles wait for the labels that it takes, not for a number", _number(Inside | None)
     ),
-    "schedule": Setting("cron in UTC, such as `0 2 * * *`: a cycle then, if any label is new", _cron),
+    "schedule": Setting(
+        "cron in UTC, such as `0 2 * * *`: a cycle then, if any label is new", _number(Cron | None)
+    ),
     "retrain_on_alarm": Setting("a cycle when auto-accept has switched itself off", _number(bool)),
     "approval": Setting("a lead's word before a version that the gate lets pass serves", _number(bool)),
     "training": Setting("overrides of the training settings, from the next cycle on", _training),

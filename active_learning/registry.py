@@ -31,6 +31,19 @@ def next_name(session: Session, project: Project) -> str:
     return f"elnet-{max(numbers, default=0) + 1:04d}"
 
 
+def find(session: Session, project: Project, name: str) -> ModelVersion:
+    """The version of a name.
+
+    Raises:
+        RegistryError: the project has none of this name.
+    """
+    mine = select(ModelVersion).where(ModelVersion.project_id == project.id, ModelVersion.name == name)
+    version = session.scalar(mine)
+    if version is None:
+        raise RegistryError(f"{project.name!r} has no model version {name!r}: see `elnet models`.")
+    return version
+
+
 def register(
     session: Session,
     project: Project,
@@ -95,7 +108,10 @@ def promote(session: Session, version: ModelVersion, who: str | None = None) -> 
         version: the version.
         who: the lead; None: a cycle's gate.
     """
-    _serve(session, version, rollback=False, who=who)
+    project = lock_project(session, version.project_id)
+    if project.champion_id == version.id:
+        return
+    _serve(session, project, version, rollback=False, who=who)
     session.execute(
         update(ModelVersion)
         .where(
@@ -158,14 +174,13 @@ def rollback(session: Session, project: Project, who: str | None = None) -> Mode
             "set the accept threshold to none to send everything to people"
         )
     version = session.get_one(ModelVersion, history[-2])
-    _serve(session, version, rollback=True, who=who)
+    _serve(session, project, version, rollback=True, who=who)
     return version
 
 
-def _serve(session: Session, version: ModelVersion, *, rollback: bool, who: str | None) -> None:
-    project = lock_project(session, version.project_id)
-    if project.champion_id == version.id:
-        return
+def _serve(
+    session: Session, project: Project, version: ModelVersion, *, rollback: bool, who: str | None
+) -> None:
     if project.champion is not None:
         project.champion.state = ModelState.RETIRED
         session.flush()  # before the new one: at no time are there two

@@ -143,12 +143,12 @@ def decide(context: CycleContext, journal: Journal) -> Outcome:
             gate.image_scores(metrics["per_image"]),
             gate.image_scores(champion["per_image"]) if champion is not None else None,
             classes=project.classes,
+            passed="fit to serve" if project.approval else "promoted",
         )
-        waits = decided.promote and project.approval
         said = {
             "promote": decided.promote,
-            "approval": waits,
-            "reason": decided.reason.replace("promoted", "fit to serve", 1) if waits else decided.reason,
+            "approval": decided.promote and project.approval,
+            "reason": decided.reason,
             "delta": decided.delta,
             "interval": list(decided.interval) if decided.interval else None,
         }

@@ -10,6 +10,7 @@ from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from active_learning import cron
 from active_learning.journal import ACTIVE, RESUMED
 from active_learning.ledger.locking import lock_project
 from active_learning.ledger.tables import Cycle, CycleEvent, CycleState, Project, Snapshot
@@ -60,6 +61,9 @@ class Outlook:
 
 def due(session: Session, project: Project, now: datetime) -> str | None:
     """The trigger of a cycle that should begin now, for `request`; None when there is nothing to do."""
+    last = _last_cycle(session, project)
+    if _held_back(project, last, now) is not None:  # asked for every few seconds, and the rest takes queries
+        return None
     return outlook(session, project, now).starts
 
 
@@ -77,9 +81,7 @@ def outlook(session: Session, project: Project, now: datetime) -> Outlook:
         project: the project.
         now: the time of day, aware of its zone.
     """
-    last = session.scalar(
-        select(Cycle).where(Cycle.project_id == project.id).order_by(Cycle.id.desc()).limit(1)
-    )
+    last = _last_cycle(session, project)
     held_back = _held_back(project, last, now)
     if held_back is not None and last is not None and last.state in ACTIVE:
         return Outlook((), held_back)  # what is looked at below changes while it runs
@@ -92,6 +94,12 @@ def outlook(session: Session, project: Project, now: datetime) -> Outlook:
         _alarm(session, project, asked, count, min(ALARM_LABELS, _wanted(project, snapshot))),
     )
     return Outlook(conditions, held_back)
+
+
+def _last_cycle(session: Session, project: Project) -> Cycle | None:
+    return session.scalar(
+        select(Cycle).where(Cycle.project_id == project.id).order_by(Cycle.id.desc()).limit(1)
+    )
 
 
 def _held_back(project: Project, last: Cycle | None, now: datetime) -> str | None:
@@ -118,10 +126,7 @@ def _enough_labels(project: Project, snapshot: Snapshot | None, count: int) -> C
 def _schedule(project: Project, asked: datetime | None, count: int, now: datetime) -> Condition:
     if project.schedule is None:
         return Condition("schedule", False, "there is none")
-    # Imported here because only projects with a schedule need it.
-    from croniter import croniter
-
-    then: datetime = croniter(project.schedule, asked or project.created_at).get_next(datetime)
+    then = cron.next_time(project.schedule, asked or project.created_at)
     if now < then:
         return Condition("schedule", False, f"{project.schedule}: next at {then:%Y-%m-%d %H:%M} UTC")
     if not count:

@@ -15,6 +15,7 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
+from active_learning.cron import Cron
 from model.errors import ELNetError
 from model.symmetry import FLIPS
 
@@ -82,19 +83,10 @@ class LoopSettings(_Section):
     label_growth: float = Field(default=0.2, ge=0)  # or this share of the labels that there are
     cooldown_s: float = Field(default=600.0, ge=0)
     gain: Annotated[float, Field(gt=0, lt=1)] | None = None
-    schedule: str | None = None  # cron in UTC
+    schedule: Cron | None = None  # in UTC
     retrain_on_alarm: bool = True
     approval: bool = False  # by a lead, of each version
     training: dict[str, Any] = {}  # overrides of model.training.TrainConfig
-
-    @field_validator("schedule")
-    @classmethod
-    def _cron(cls, value: str | None) -> str | None:
-        from croniter import croniter
-
-        if value is not None and not croniter.is_valid(value):
-            raise ValueError(f"{value!r} is no cron expression; five fields, such as 0 2 * * 1-5")
-        return value
 
     @field_validator("accept_threshold", mode="before")
     @classmethod

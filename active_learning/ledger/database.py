@@ -91,7 +91,7 @@ class Ledger:
                     "correct ELNET_DATABASE_URL or ELNET_STATE"
                 ) from error
         with self._explained(), self.engine.connect() as connection:
-            config = _alembic()
+            config = alembic_config()
             config.attributes["connection"] = connection
             try:
                 command.upgrade(config, "head")
@@ -109,7 +109,7 @@ class Ledger:
         with self._explained(), self.engine.connect() as connection:
             options = {"version_table": VERSION_TABLE}
             found = MigrationContext.configure(connection, opts=options).get_current_heads()
-        scripts = ScriptDirectory.from_config(_alembic())
+        scripts = ScriptDirectory.from_config(alembic_config())
         if not found:
             raise LedgerError(f"{shown(self.url)} holds no ledger yet; run {UPGRADE}")
         if set(found) - {script.revision for script in scripts.walk_revisions()}:
@@ -206,7 +206,8 @@ def _finite(value: Any) -> Any:
     return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _alembic() -> Config:
+def alembic_config() -> Config:
+    """Where the migrations lie."""
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     return config

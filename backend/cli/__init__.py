@@ -28,7 +28,7 @@ COMMANDS: Final = {
     "enhance": ("backend.cli.model_commands:enhance", "Make the coarse masks of a folder better."),
     "project": ("backend.cli.project_commands:project_app", "Projects in Label Studio and the ledger."),
     "retrain": ("backend.cli.loop_commands:retrain", "Ask for a retraining cycle; the worker runs it."),
-    "cycles": ("backend.cli.loop_commands:cycles_app", "The retraining cycles: list, log, cancel."),
+    "cycles": ("backend.cli.loop_commands:cycles_app", "The retraining cycles: list, log, cancel, resume."),
     "models": ("backend.cli.loop_commands:models_app", "The model versions: list, promote, roll back."),
     "lineage": (
         "backend.cli.loop_commands:show_lineage",

@@ -20,7 +20,6 @@ from active_learning.ledger import (
     CycleState,
     Ledger,
     ModelVersion,
-    Project,
 )
 from active_learning.ledger.types import utc_now
 from backend.cli.common import (
@@ -149,7 +148,7 @@ def promote(name: Annotated[str, typer.Argument(metavar="VERSION")], project: Pr
     """Make a version the champion; the worker then prefills with it."""
     with ledger_session(write=True) as session:
         found = find_project(session, project)
-        registry.promote(session, _get_version(session, found, name), who())
+        registry.promote(session, registry.find(session, found, name), who())
     typer.echo(f"{name} serves {found.name!r} now.")
 
 
@@ -158,7 +157,7 @@ def reject(name: Annotated[str, typer.Argument(metavar="VERSION")], project: Pro
     """Put a version aside that waits for a lead's word."""
     with ledger_session(write=True) as session:
         found = find_project(session, project)
-        registry.reject(session, _get_version(session, found, name))
+        registry.reject(session, registry.find(session, found, name))
     typer.echo(f"{name} is put aside.")
 
 
@@ -228,14 +227,6 @@ def _wait(ledger: Ledger, cycle_id: int, *, quiet: bool) -> dict[str, Any]:
             typer.echo(f"No worker has begun cycle {cycle_id} yet: is one running? (elnet worker)", err=True)
             hint_at = math.inf
         time.sleep(_POLL_S)
-
-
-def _get_version(session: Session, project: Project, name: str) -> ModelVersion:
-    mine = select(ModelVersion).where(ModelVersion.project_id == project.id, ModelVersion.name == name)
-    version = session.scalar(mine)
-    if version is None:
-        raise LoopCommandError(f"{project.name!r} has no model version {name!r}: see `elnet models`.")
-    return version
 
 
 def _get_cycle(session: Session, cycle_id: int) -> Cycle:

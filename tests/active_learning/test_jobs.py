@@ -58,6 +58,12 @@ class Bench:
 
         return step
 
+    def fails(self, text: str) -> Step:
+        def step(_context: CycleContext, _journal: Journal) -> Outcome:
+            raise ELNetError(text)
+
+        return step
+
     def replace(self, name: str, step: Step) -> None:
         self._monkeypatch.setitem(STEPS, name, step)  # type: ignore[misc]
 
@@ -151,10 +157,7 @@ def test_work_off_starts_a_cycle_once(bench: Bench) -> None:
 
 
 def test_a_failing_step_ends_the_cycle_with_its_reason(bench: Bench) -> None:
-    def fail(_context: CycleContext, _journal: Journal) -> Outcome:
-        raise ELNetError("the disk is full; make room")
-
-    bench.replace("train", fail)
+    bench.replace("train", bench.fails("the disk is full; make room"))
     cycle_id = bench.request()
     with bench.worker() as engine:
         engine.work_off()
@@ -165,10 +168,7 @@ def test_a_failing_step_ends_the_cycle_with_its_reason(bench: Bench) -> None:
 
 
 def test_a_failed_cycle_is_resumed_with_the_step_that_failed(bench: Bench) -> None:
-    def fail(_context: CycleContext, _journal: Journal) -> Outcome:
-        raise ELNetError("the disk is full; make room")
-
-    bench.replace("train", fail)
+    bench.replace("train", bench.fails("the disk is full; make room"))
     cycle_id = bench.request()
     with bench.worker() as engine:
         engine.work_off()

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
-from alembic.config import Config
 from alembic.migration import MigrationContext
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,7 +42,7 @@ from active_learning.ledger import (
     Tombstone,
     TrainScene,
 )
-from active_learning.ledger.database import MIGRATIONS, VERSION_TABLE
+from active_learning.ledger.database import VERSION_TABLE, alembic_config
 from active_learning.ledger.tables import Calibration, Cycle, CycleEvent, Promotion
 from active_learning.ledger.types import decode_masks, encode_masks, hash_masks, utc_now
 
@@ -296,8 +295,7 @@ def test_an_older_ledger_learns_to_let_versions_wait(tmp_path: Path) -> None:
     """No table is made anew: rows, triggers and keys stay, and the check knows the new values."""
     with Ledger(f"sqlite:///{tmp_path / 'old.sqlite'}") as ledger:
         with ledger.engine.connect() as connection:
-            config = Config()
-            config.set_main_option("script_location", str(MIGRATIONS))
+            config = alembic_config()
             config.attributes["connection"] = connection
             command.upgrade(config, "0009")
         insert = (

@@ -7,7 +7,8 @@ import pytest
 
 from active_learning import lineage, registry
 from active_learning.ledger import ModelVersion, Project, Snapshot
-from active_learning.lineage import LineageError, Use
+from active_learning.lineage import Use
+from active_learning.registry import RegistryError
 
 
 def entry(task: int, content: str, source: str = "human") -> dict[str, Any]:
@@ -73,5 +74,5 @@ def test_an_image_tells_which_versions_know_it(versions: Any) -> None:
 
 def test_a_version_from_outside_has_no_labels_and_an_unknown_one_is_refused(versions: Any) -> None:
     assert ask(versions, "elnet-own") == []
-    with pytest.raises(LineageError, match="no model version 'elnet-0009'"):
+    with pytest.raises(RegistryError, match="no model version 'elnet-0009'"):
         ask(versions, "elnet-0009")

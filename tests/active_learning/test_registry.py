@@ -164,6 +164,15 @@ def test_a_challenger_waits_until_a_lead_speaks(session: Session) -> None:
     assert session.scalars(select(Promotion.who).order_by(Promotion.id)).all()[-1] == "bob"
 
 
+def test_promoting_the_champion_again_leaves_those_that_challenge_it(session: Session) -> None:
+    project = a_project(session)
+    versions = [enter(session, project, number) for number in (1, 2)]
+    registry.promote(session, versions[0])
+    registry.challenge(session, versions[1])
+    registry.promote(session, versions[0])
+    assert states(session) == ["champion", "challenger"]
+
+
 def test_a_lead_may_put_a_challenger_aside_and_think_again(session: Session) -> None:
     version = enter(session, a_project(session), 1)
     registry.challenge(session, version)
