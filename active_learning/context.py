@@ -14,6 +14,7 @@ from active_learning import prefill
 from active_learning.ledger import Ledger, ModelVersion, Project
 from active_learning.ports import ImageSource, LabelingTool
 from active_learning.predictors import PredictorPool
+from active_learning.training_process import UNLIMITED, Allowance
 
 LOCK_POLL_S = 0.5
 T = TypeVar("T")
@@ -33,6 +34,7 @@ class CycleContext:
     Attributes:
         folder: holds snapshots/, models/cycle-<id>/ (-<n> when resumed) and cycles/<id>/.
         training: defaults of `model.training.TrainConfig`; a project's own settings go before them.
+        allowance: what a training may take of this machine.
         patience_s: how long a step waits for a labeling tool that does not answer.
         stop: set when the worker is to stop.
     """
@@ -44,6 +46,7 @@ class CycleContext:
     folder: Path
     device: str = "auto"
     training: Mapping[str, Any] = field(default_factory=dict)
+    allowance: Allowance = UNLIMITED
     patience_s: float = 900.0
     stop: threading.Event = field(default_factory=threading.Event)
     _locks: defaultdict[int, threading.Lock] = field(

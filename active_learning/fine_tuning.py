@@ -18,6 +18,7 @@ from active_learning.ledger.failures import LedgerError
 from active_learning.training_process import run_training
 from model.checkpoint import CheckpointError, load_checkpoint, read_card
 from model.hiera import Mode
+from model.scalars import can_write
 
 MODE: Final[Mode] = "cached"  # of a project's first network: what a cycle changes is a small part of it
 
@@ -101,6 +102,8 @@ def fine_tune(context: CycleContext, journal: Journal, planned: Plan) -> bool:
     arguments = ["--data", planned.data, "--out", planned.out, "--version", planned.version]
     arguments += ["--config", json.dumps(dict(planned.config))]
     arguments += ["--state", str(_folder(context, journal.cycle_id) / "training.state")]
+    if can_write():
+        arguments += ["--tensorboard", str(_folder(context, journal.cycle_id) / "tensorboard")]
     if planned.init is not None:
         arguments += ["--init", planned.init]
 
@@ -118,6 +121,7 @@ def fine_tune(context: CycleContext, journal: Journal, planned: Plan) -> bool:
         log=_folder(context, journal.cycle_id) / "train.log",
         progress=report,
         check=check,
+        allowance=context.allowance,
     )
     return False
 

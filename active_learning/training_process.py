@@ -1,9 +1,10 @@
 """Training in a child process: its memory, its crashes and its death are its own.
 
-The child holds the read end of a pipe whose write end only the
-worker has: when the worker dies, however it dies, the pipe closes and the child ends itself, so no orphan
-goes on training. (Linux could do the same by prctl, but that follows the death of the *thread* that started
-the child, and no other system has it.)
+The child holds the read end of a pipe whose write end only the worker has: when the worker dies, however it
+dies, the pipe closes and the child ends itself, so no orphan goes on training. (Linux could do the same by
+prctl, but that follows the death of the *thread* that started the child, and no other system has it.)
+
+Where memory runs out, the kernel is told to end the child rather than the worker or Label Studio.
 """
 
 from __future__ import annotations
@@ -16,16 +17,41 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, Final, cast
+
+import psutil
 
 import model
+from model.distributed import torchrun_command
 from model.errors import ELNetError
 
 CHECK_S = 0.5  # how often the caller is asked whether to go on
 GRACE_S = 5.0  # from SIGTERM to SIGKILL
+MEMORY_S = 2.0  # how often its memory is measured
 _TAIL_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What a training may take of its machine.
+
+    Attributes:
+        processes: that train together, one a GPU.
+        memory_gb: of main memory, 10^9 bytes, all its processes together; None: what there is.
+        hours: of one attempt; None: as many as it takes.
+    """
+
+    processes: int = 1
+    memory_gb: float | None = None
+    hours: float | None = None
+
+
+UNLIMITED: Final = Allowance()
 
 
 class TrainingFailedError(ELNetError):
@@ -39,6 +65,7 @@ def run_training(
     progress: Callable[[Mapping[str, Any]], None],
     check: Callable[[], None],
     module: str = "model.training",
+    allowance: Allowance = UNLIMITED,
 ) -> None:
     """Train in a child process and wait for it.
 
@@ -48,20 +75,68 @@ def run_training(
         progress: called with each JSON line of the child, in the caller's thread.
         check: called every `CHECK_S` seconds; whatever it raises stops the child and goes on to the caller.
         module: what the child runs, as `python -m` would.
+        allowance: a child that takes more is stopped. What it has kept of its state stays.
 
     Raises:
-        TrainingFailedError: the child could not be started, ended with an error, or was killed.
+        TrainingFailedError: the child could not be started, ended with an error, was killed, or took more.
     """
+    if allowance.processes > 1:
+        module, *arguments = torchrun_command(allowance.processes, module, arguments)[2:]
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as said:
         start = log.stat().st_size
         child = _start([module, *arguments], said)
+        limits = _Limits(child.pid, allowance)
+
+        def check_all() -> None:
+            check()
+            limits.check()
+
         try:
-            error = _follow(child, said, progress, check)
+            error = _follow(child, said, progress, check_all)
         finally:
             _stop(child)
     if child.returncode or error:
         raise TrainingFailedError(f"{_why(child.returncode, error, log, start)} (log: {log})")
+
+
+class _Limits:
+    """Looks at what a child takes."""
+
+    def __init__(self, pid: int, allowance: Allowance) -> None:
+        self._pid = pid
+        self._allowance = allowance
+        self._started = self._measured = time.monotonic()
+
+    def check(self) -> None:
+        """Raise `TrainingFailedError` if it is too much."""
+        now, allowed = time.monotonic(), self._allowance
+        if allowed.hours is not None and now - self._started > allowed.hours * 3600:
+            raise TrainingFailedError(
+                f"training was stopped after {allowed.hours:g} h, its limit (trainer.hours); raise that and "
+                "resume the cycle, which goes on where training was, or set fewer epochs in the policy"
+            )
+        if allowed.memory_gb is None or now - self._measured < MEMORY_S:
+            return
+        self._measured = now
+        taken = _memory(self._pid) / 1e9
+        if taken > allowed.memory_gb:
+            raise TrainingFailedError(
+                f"training was stopped: it took {taken:.1f} GB of memory, and its limit (trainer.memory_gb) "
+                f"is {allowed.memory_gb:g}; raise that, or set a lower batch_size or size in the policy"
+            )
+
+
+def _memory(pid: int) -> int:
+    """Bytes that a process and its descendants hold; what they share counts once, where that can be told."""
+    total = 0
+    with suppress(psutil.NoSuchProcess):
+        parent = psutil.Process(pid)
+        for process in [parent, *parent.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                held = process.memory_full_info()
+                total += getattr(held, "pss", held.uss)
+    return total
 
 
 def _start(arguments: Sequence[str], said: IO[bytes]) -> subprocess.Popen[bytes]:
@@ -172,6 +247,13 @@ def _end_with_the_worker() -> None:
     os._exit(1)
 
 
+def _die_first() -> None:
+    """Let the kernel take this process and its children before others when memory runs out (Linux)."""
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
 if __name__ == "__main__":
+    _die_first()
     threading.Thread(target=_end_with_the_worker, name="end-with-the-worker", daemon=True).start()
     runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)

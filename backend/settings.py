@@ -72,6 +72,14 @@ class MediaSettings(_Section):
     document_root: Path | None = None  # Label Studio's local files root, as this machine sees it
 
 
+class TrainerSettings(_Section):
+    """What a cycle's training may take of the worker's machine."""
+
+    processes: int = Field(default=1, ge=1)  # that train together, one a GPU
+    memory_gb: Annotated[float, Field(gt=0)] | None = None  # of main memory; more ends the training
+    hours: Annotated[float, Field(gt=0)] | None = None  # of one attempt; more ends it
+
+
 class LoopSettings(_Section):
     """Policy that a new project starts with; afterwards the ledger holds each project's own."""
 
@@ -113,6 +121,7 @@ class Settings(BaseSettings):
     label_studio: LabelStudioSettings = LabelStudioSettings()
     web: WebSettings = WebSettings()
     media: MediaSettings = MediaSettings()
+    trainer: TrainerSettings = TrainerSettings()
     loop: LoopSettings = LoopSettings()
 
     @field_validator("flips")

@@ -27,6 +27,7 @@ from active_learning.ledger import Ledger, Project, ThresholdChange
 from active_learning.ledger.types import utc_now
 from active_learning.ports import ImageSource, LabelingTool, ToolUnavailableError
 from active_learning.predictors import PredictorPool
+from active_learning.training_process import Allowance
 from backend import inbox
 from backend.lease import Lease, LeaseError
 from backend.patience import Patience
@@ -63,6 +64,7 @@ class Worker:
             folder=settings.state.resolve(),
             device=settings.device,
             training={"trunk": settings.trunk},
+            allowance=Allowance(**settings.trainer.model_dump()),
             stop=self._stop,
         )
         self._jobs = CycleJobs(self._context, settings.jobs_url)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from random import Random
 
-import torch
 from torch.utils.data import DataLoader
 
 from model.data import Sample, SegmentationData
+from model.distributed import Team, processes_here
 
 
 class Order:
@@ -39,24 +40,39 @@ class Order:
         return (numbers[step :: self._batches] for step in range(self._skipped, self._batches))
 
 
+@dataclass(frozen=True, slots=True)
+class _Shares:
+    """One process's part of every batch."""
+
+    order: Order
+    team: Team
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (self.team.share(numbers) for numbers in self.order)
+
+
 def make_loader(
-    crops: SegmentationData, order: Order, device: torch.device, workers: int | None = None
+    crops: SegmentationData, order: Order, team: Team, workers: int | None = None
 ) -> DataLoader[Sample]:
     """Crops in batches, on the CPU.
 
     Args:
         crops: to take from; `set_epoch` is the caller's.
         order: of the crops.
-        device: where they will go.
+        team: whose share of each batch is taken; they will go to its device.
         workers: processes that make crops; by default none beside a CPU, where they would take cores from the
             network, and up to 8 beside a GPU.
     """
+    on_gpu = team.device.type == "cuda"
     if workers is None:
-        workers = min(8, os.cpu_count() or 1) if device.type == "cuda" else 0
+        workers = min(8, max(1, (os.cpu_count() or 1) // processes_here())) if on_gpu else 0
     return DataLoader(
         crops,
-        batch_sampler=order,
+        batch_sampler=_Shares(order, team),
         num_workers=workers,
-        pin_memory=device.type == "cuda",
+        pin_memory=on_gpu,
         persistent_workers=workers > 0,
     )

@@ -16,6 +16,7 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from model.distributed import Team
 from model.elnet import SAM2ELNet
 
 FORMAT: Final = 1  # of the file; what trains and how belongs to it, so raise it with every change of the loop
@@ -61,29 +62,42 @@ class KeptState:
     epoch and number), so weights, optimiser, schedule and place are all that there is.
     """
 
-    def __init__(self, path: Path | None, of: str) -> None:
-        """Args: path: the file; None: nothing is kept. of: the training's `fingerprint`."""
-        self._path = path
+    def __init__(self, path: Path | None, of: str, team: Team) -> None:
+        """Make it; nothing is read or written here.
+
+        Args:
+            path: the file; None: nothing is kept.
+            of: the training's `fingerprint`.
+            team: whose first process reads and writes it for all.
+        """
+        self._team = team
+        self._path = path if team.leads else None
         self._of = of
         self._kept_at = time.monotonic()
 
     def restore(self, model: SAM2ELNet, optimizer: Optimizer, schedule: LRScheduler) -> Place | None:
         """Go back to what was kept; None, and nothing is changed, if there is nothing of this training."""
-        if self._path is None or not self._path.exists():
-            return None
-        try:
-            kept = torch.load(self._path, map_location="cpu", weights_only=True)
-            if kept["of"] != self._of:
-                log.warning("%s is of another training and is not gone on from", self._path)
-                return None
-            place = Place(**kept["place"])
-        except Exception as error:  # torch.load has no error of its own; whatever is wrong, start anew
-            log.warning("%s cannot be gone on from, training starts anew: %s", self._path, error)
+        kept = self._team.told(self._read() if self._team.leads else None)
+        if kept is None:
             return None
         model.load_trainable_state(kept["model"])
         optimizer.load_state_dict(kept["optimizer"])
         schedule.load_state_dict(kept["schedule"])
-        return place
+        return Place(**kept["place"])
+
+    def _read(self) -> dict[str, Any] | None:
+        if self._path is None or not self._path.exists():
+            return None
+        try:
+            kept: dict[str, Any] = torch.load(self._path, map_location="cpu", weights_only=True)
+            if kept["of"] != self._of:
+                log.warning("%s is of another training and is not gone on from", self._path)
+                return None
+            Place(**kept["place"])
+        except Exception as error:  # torch.load has no error of its own; whatever is wrong, start anew
+            log.warning("%s cannot be gone on from, training starts anew: %s", self._path, error)
+            return None
+        return kept
 
     def keep(self, place: Place, model: SAM2ELNet, optimizer: Optimizer, schedule: LRScheduler) -> None:
         """Write the state, if the last time is `KEEP_S` ago. A full disk does not stop training."""

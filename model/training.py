@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -28,6 +29,7 @@ from model.batches import Order, make_loader
 from model.checkpoint import ModelCard, check_vacant, load_checkpoint, load_trunk, read_card, save_checkpoint
 from model.data import Pair, SegmentationData, find_pairs
 from model.device import autocast, pick_device, reuse_memory
+from model.distributed import Team, joined
 from model.elnet import SAM2ELNet
 from model.errors import ELNetError
 from model.feature_cache import keep_frozen
@@ -35,6 +37,7 @@ from model.hiera import trunk_spec
 from model.losses import elnet_loss
 from model.quality_head import means
 from model.resumption import KeptState, Place, fingerprint
+from model.scalars import Scalars
 from model.train_config import MODE, TrainConfig, TrainingError
 
 __all__ = ["TrainConfig", "TrainProgress", "TrainingError", "train"]
@@ -53,6 +56,15 @@ class TrainProgress:
     images_per_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Reports:
+    """Who is told of a training's course."""
+
+    scalars: Scalars
+    progress: Callable[[TrainProgress], None] | None
+    resumed: Callable[[str], None] | None
+
+
 def train(
     data: Path,
     out: Path,
@@ -63,8 +75,11 @@ def train(
     progress: Callable[[TrainProgress], None] | None = None,
     state: Path | None = None,
     resumed: Callable[[str], None] | None = None,
+    tensorboard: Path | None = None,
 ) -> ModelCard:
     """Fine-tune a network and write its checkpoint.
+
+    Started by torchrun, the processes work on it together and the first one writes, see `model.distributed`.
 
     Args:
         data: folder with images/ and masks/, as `model.data.find_pairs` reads it.
@@ -77,9 +92,10 @@ def train(
             same training left there is gone on from; on a CPU the weights come out as if it had never been
             stopped, bit for bit.
         resumed: called with a sentence when that happens.
+        tensorboard: folder for TensorBoard's files; several trainings may share its parent.
 
     Returns:
-        The card as stored.
+        The card as stored; for all processes but the first without the weights' checksum.
 
     Raises:
         TrainingError: `init` does not fit, or the loss is not finite.
@@ -87,13 +103,14 @@ def train(
     """
     started = time.monotonic()
     check_vacant(out)
-    device = pick_device(config.device)
-    if device.type == "cpu":
-        reuse_memory()
     pairs, classes = find_pairs(data)
     pairs = _choose(pairs, config)
-    forked = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(forked):  # the caller's random state stays as it was
+    with joined(pick_device(config.device)) as team, _own_random_state(team.device):
+        device = team.device
+        if not team.leads:
+            progress = resumed = tensorboard = None
+        if device.type == "cpu":
+            reuse_memory()
         torch.manual_seed(config.seed)
         model, origin = _start(init, classes, config)
         views = config.views_of(len(pairs), model.mode)
@@ -104,8 +121,10 @@ def train(
             model.to(device).encoder, origin.trunk_sha256, device, config.precision, config.cache_gb
         )
         given = read_card(init).weights_sha256 if init else None
-        kept = KeptState(state, fingerprint(snapshot, given, asdict(config)))
-        last = _fit(model, crops, config, frozen, device, kept, progress, resumed, warm=init is not None)
+        kept = KeptState(state, fingerprint(snapshot, given, asdict(config)), team)
+        with Scalars(tensorboard) as scalars:
+            reports = Reports(scalars, progress, resumed)
+            last = _fit(model, crops, config, frozen, team, kept, reports, warm=init is not None)
     measured = {
         "images": len(pairs),
         "crops": len(crops),
@@ -120,9 +139,16 @@ def train(
         snapshot=snapshot,
         metrics=measured | {"seconds": time.monotonic() - started, "config": asdict(config)},
     )
+    if not team.leads:
+        return card
     saved = replace(card, weights_sha256=save_checkpoint(out, model, card))
     kept.drop()
     return saved
+
+
+def _own_random_state(device: torch.device) -> AbstractContextManager[None]:
+    """The caller's random state stays as it was."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
 def _choose(pairs: list[Pair], config: TrainConfig) -> list[Pair]:
@@ -198,10 +224,9 @@ def _fit(
     crops: SegmentationData,
     config: TrainConfig,
     frozen: Callable[[Tensor], list[Tensor]],
-    device: torch.device,
+    team: Team,
     kept: KeptState,
-    progress: Callable[[TrainProgress], None] | None,
-    resumed: Callable[[str], None] | None,
+    reports: Reports,
     *,
     warm: bool,
 ) -> TrainProgress:
@@ -212,12 +237,15 @@ def _fit(
     order = Order(len(crops), config.batch_size, config.seed)
     epochs = config.epochs_of(len(order), warm=warm)
     schedule = LambdaLR(optimizer, _warmup_cosine(epochs * len(order), config.warmup))
-    loader = make_loader(crops, order, device, config.workers)
+    loader = make_loader(crops, order, team, config.workers)
     model.train()
     place = kept.restore(model, optimizer, schedule)
-    if place is not None and resumed is not None:
-        resumed(f"Going on in epoch {place.epoch} of {epochs}, after step {place.step} of {len(order)}.")
+    if place is not None and reports.resumed is not None:
+        reports.resumed(
+            f"Going on in epoch {place.epoch} of {epochs}, after step {place.step} of {len(order)}."
+        )
     place = place or Place()
+    reports.scalars.begin((place.epoch - 1) * len(order) + place.step)
     value, norm, numbers = math.nan, math.nan, list[int]()
     for epoch in range(place.epoch, epochs + 1):
         crops.set_epoch(epoch)
@@ -225,31 +253,34 @@ def _fit(
         begun, total = time.monotonic() - place.seconds, place.total
         for step, (numbers, sample) in enumerate(zip(order, loader, strict=True), place.step + 1):
             features = frozen(sample.image)
-            masks, valid, weight, prompt = (t.to(device, non_blocking=True) for t in sample[1:])
-            with autocast(device, config.precision):
+            masks, valid, weight, prompt = (t.to(team.device, non_blocking=True) for t in sample[1:])
+            with autocast(team.device, config.precision):
                 output = model.decode(model.encoder.adapted(features), masks.shape[-2:], prompt)
-            loss = elnet_loss(
+            loss = team.weight(numbers) * elnet_loss(
                 output, masks, valid, weight, edge_weight=config.edge_weight, structure=config.structure
             )
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
+            team.add_gradients(trained)
             norm = nn.utils.clip_grad_norm_(trained, config.clip).item()
-            value = loss.item()
+            value = team.add(loss.item())
             if not (math.isfinite(value) and math.isfinite(norm)):
                 where = f"epoch {epoch}, step {step} of {len(order)}"
                 raise _diverged(value, norm, where, {crops.stem(i) for i in numbers})
+            at = (epoch - 1) * len(order) + step
+            reports.scalars.write(at, loss=value, gradient=norm, lr=float(schedule.get_last_lr()[0]))
             optimizer.step()
             schedule.step()
-            total += value * len(masks)
+            total += value * len(numbers)
             place = Place(epoch, step, total, time.monotonic() - begun)
             kept.keep(place, model, optimizer, schedule)
         report = TrainProgress(epoch, epochs, place.total / len(crops), len(crops) / place.seconds)
-        if progress is not None:
-            progress(report)
+        if reports.progress is not None:
+            reports.progress(report)
         place = Place(epoch + 1)
     if not all(p.isfinite().all() for p in trained):  # the last step's own doing, which no loss has seen
         raise _diverged(value, norm, "the last step", {crops.stem(i) for i in numbers})
-    _fit_quality(model, crops, config, frozen, device, range(epochs + 1, epochs + 1 + _passes(len(crops))))
+    _fit_quality(model, crops, config, frozen, team, range(epochs + 1, epochs + 1 + _passes(len(crops))))
     return report
 
 
@@ -263,7 +294,7 @@ def _fit_quality(
     crops: SegmentationData,
     config: TrainConfig,
     frozen: Callable[[Tensor], list[Tensor]],
-    device: torch.device,
+    team: Team,
     epochs: Sequence[int],
 ) -> None:
     """Fit the quality head on the masks that the trained network predicts of augmented training crops.
@@ -274,7 +305,7 @@ def _fit_quality(
     if head is None:
         return
     order = Order(len(crops), config.batch_size, config.seed)
-    loader = make_loader(crops, order, device, config.workers)
+    loader = make_loader(crops, order, team, config.workers)
     rows: list[list[tuple[Tensor, float, float, str]]] = [[] for _ in range(model.classes)]
     model.eval()
     for epoch in epochs:
@@ -282,19 +313,21 @@ def _fit_quality(
         order.set_epoch(epoch)
         for numbers, sample in zip(order, loader, strict=True):
             kept = frozen(sample.image)
-            masks, valid, weight, prompt = (t.to(device, non_blocking=True) for t in sample[1:])
-            with torch.no_grad(), autocast(device, config.precision):
+            masks, valid, weight, prompt = (t.to(team.device, non_blocking=True) for t in sample[1:])
+            with torch.no_grad(), autocast(team.device, config.precision):
                 output = model.decode(model.encoder.adapted(kept), masks.shape[-2:], prompt)
             said, truth = (output.mask > 0) & valid[:, None], (masks > 0.5) & valid[:, None]
             foreground = said.flatten(2).sum(2)
             ious = (said & truth).flatten(2).sum(2) / (said | truth).flatten(2).sum(2).clamp(min=1)
             of_masks = means(cast("Tensor", output.pooled)).cpu()  # of a network with a head, in eval mode
-            for i, crop in enumerate(numbers):
+            for i, crop in enumerate(team.part(numbers)):
                 for n in range(model.classes):
                     if foreground[i, n]:
                         row = (of_masks[i, n], float(ious[i, n]), float(weight[i]), crops.scene(crop))
                         rows[n].append(row)
-    for n, found in enumerate(rows):
+    of_processes = team.gathered(rows)
+    for n in range(model.classes):
+        found = [row for of_process in of_processes for row in of_process[n]]
         if found:
             pooled, of_images, weights, scenes = zip(*found, strict=True)
             head.fit(n, torch.stack(pooled), of_images, weights, scenes)
@@ -329,6 +362,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", default="{}", help="JSON object of TrainConfig's fields")
     parser.add_argument("--version", default="elnet", help="name of the model version")
     parser.add_argument("--state", type=Path, help="file that keeps the state of the training while it runs")
+    parser.add_argument("--tensorboard", type=Path, help="folder for TensorBoard's files")
     given = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -342,6 +376,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             progress=lambda report: _say(asdict(report)),
             state=given.state,
             resumed=lambda sentence: _say({"resumed": sentence}),
+            tensorboard=given.tensorboard,
         )
     except ELNetError as error:
         _say({"error": str(error)})

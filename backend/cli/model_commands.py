@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -93,6 +95,8 @@ def train(
     prompted: Annotated[
         float | None, typer.Option(min=0, max=1, help="Share of crops that come with a coarse mask.")
     ] = None,
+    processes: Annotated[int, typer.Option(min=1, help="So many processes train together: one a GPU.")] = 1,
+    tensorboard: Annotated[Path | None, typer.Option(help="Folder for TensorBoard's files.")] = None,
     device: DeviceOption = "auto",
     seed: SeedOption = 0,
     json_: JsonOption = False,
@@ -102,7 +106,12 @@ def train(
 
     from model import training
     from model.checkpoint import read_card
+    from model.distributed import rank_here, torchrun_command
 
+    rank = rank_here()
+    if processes > 1 and rank is None:
+        command = torchrun_command(processes, "backend.cli", sys.argv[1:])
+        os.execv(command[0], command)  # noqa: S606  # torchrun in place of this process; it gets the signals
     started = time.monotonic()
     inherited: dict[str, Any] = {}
     if init is not None:
@@ -115,7 +124,7 @@ def train(
     from_file = training.TrainConfig.read(config_file) if config_file is not None else {}
     options = {key: value for key, value in chosen.items() if value is not None}
     config = training.TrainConfig.from_mapping(inherited | from_file | options)
-    with progress_bar(hidden=json_) as report:
+    with progress_bar(hidden=json_ or bool(rank)) as report:
 
         def step(state: TrainProgress) -> None:
             detail = f"training: loss {state.loss:.4f}, {state.images_per_s:.1f} images/s"
@@ -132,11 +141,14 @@ def train(
                 progress=step,
                 state=out.resolve().with_name(f".{out.resolve().name}.state"),
                 resumed=lambda sentence: typer.echo(sentence, err=True),
+                tensorboard=tensorboard,
             )
         except torch.OutOfMemoryError as error:
             raise training.TrainingError(
                 f"the GPU's memory is full ({str(error).splitlines()[0]}); lower --batch-size or --size"
             ) from error
+    if rank:
+        return  # the first one speaks
     measured = {key: value for key, value in card.metrics.items() if key != "config"}
     row = {
         "checkpoint": str(out),

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from active_learning import training_process
-from active_learning.training_process import TrainingFailedError, run_training
+from active_learning.training_process import UNLIMITED, Allowance, TrainingFailedError, run_training
 
 Run = Callable[..., list[dict[str, Any]]]
 
@@ -30,12 +30,18 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         *arguments: str,
         check: Callable[[], None] = lambda: None,
         seen: list[dict[str, Any]] | None = None,
+        allowance: Allowance = UNLIMITED,
     ) -> list[dict[str, Any]]:
         (tmp_path / "pretended.py").write_text("import json, os, sys, time\n" + textwrap.dedent(body))
         seen = [] if seen is None else seen
         log = tmp_path / "cycle" / "train.log"
         run_training(
-            arguments, log=log, progress=lambda m: seen.append(dict(m)), check=check, module="pretended"
+            arguments,
+            log=log,
+            progress=lambda m: seen.append(dict(m)),
+            check=check,
+            module="pretended",
+            allowance=allowance,
         )
         return seen
 
@@ -140,6 +146,64 @@ def test_a_child_that_ignores_sigterm_is_killed(run: Run, monkeypatch: pytest.Mo
     with pytest.raises(InterruptedError):
         run("import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)", check=check)
     assert time.monotonic() - said[0] < 10
+
+
+def test_a_child_that_takes_too_long_is_stopped(run: Run) -> None:
+    began = time.monotonic()
+    with pytest.raises(TrainingFailedError, match=r"stopped after 0\.0003 h, its limit \(trainer\.hours\)"):
+        run("time.sleep(60)", allowance=Allowance(hours=0.0003))
+    assert time.monotonic() - began < 30
+
+
+def test_a_child_that_takes_too_much_memory_is_stopped_with_its_children(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_process, "MEMORY_S", 0.1)
+    seen: list[dict[str, Any]] = []
+    hungry = """
+        import subprocess
+        eat = "import time; input(); held = b'x' * 300_000_000; time.sleep(60)"
+        child = subprocess.Popen([sys.executable, "-c", eat], stdin=subprocess.PIPE)
+        print(json.dumps({"child": child.pid}))
+        time.sleep(1)
+        child.stdin.write(b"go\\n")
+        child.stdin.flush()
+        time.sleep(60)
+    """
+    with pytest.raises(TrainingFailedError, match=r"it took 0\.[23] GB of memory, and its limit .* is 0\.2"):
+        run(hungry, seen=seen, allowance=Allowance(memory_gb=0.2))
+    assert _ends(seen[0]["child"])
+
+
+def test_a_modest_child_is_left_alone(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_process, "MEMORY_S", 0.1)
+    body = 'time.sleep(2); print(json.dumps({"done": 1}))'
+    assert run(body, allowance=Allowance(memory_gb=1, hours=1)) == [{"done": 1}]
+
+
+def test_the_kernel_takes_the_child_before_others(run: Run) -> None:
+    body = 'print(json.dumps({"first": int(open("/proc/self/oom_score_adj").read())}))'
+    assert run(body) == [{"first": 1000}]
+
+
+def test_several_processes_are_started_by_torchrun(run: Run) -> None:
+    body = 'print(json.dumps({"rank": os.environ["RANK"], "of": os.environ["WORLD_SIZE"]}))'
+    seen = run(body, allowance=Allowance(processes=2))
+    assert sorted(said["rank"] for said in seen) == ["0", "1"]
+    assert {said["of"] for said in seen} == {"2"}
+
+
+def test_several_processes_die_with_what_the_check_raises(run: Run) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def check() -> None:
+        if len(seen) == 2:
+            raise InterruptedError
+
+    body = 'print(json.dumps({"pid": os.getpid()}), flush=True); time.sleep(60)'
+    with pytest.raises(InterruptedError):
+        run(body, seen=seen, check=check, allowance=Allowance(processes=2))
+    assert all(_ends(said["pid"]) for said in seen)
 
 
 def test_the_child_dies_with_a_worker_that_is_killed(tmp_path: Path) -> None:

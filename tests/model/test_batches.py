@@ -9,6 +9,7 @@ from PIL import Image
 
 from model.batches import Order, make_loader
 from model.data import SegmentationData, find_pairs
+from model.distributed import Team
 
 
 @pytest.mark.parametrize(
@@ -44,7 +45,7 @@ def test_the_loader_follows_the_order(workers: int | None, tmp_path: Path) -> No
         Image.fromarray(np.zeros((32, 32), np.uint8)).save(tmp_path / "masks" / f"{grey:03}.png")
     crops = SegmentationData(find_pairs(tmp_path)[0], 32, augment=False)
     order = Order(len(crops), 2, seed=0)
-    loader = make_loader(crops, order, torch.device("cpu"), workers)
+    loader = make_loader(crops, order, Team(0, 1, torch.device("cpu")), workers)
     for epoch in (1, 2):
         order.set_epoch(epoch)
         for numbers, batch in zip(order, loader, strict=True):
