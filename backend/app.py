@@ -12,7 +12,7 @@ from werkzeug.exceptions import HTTPException
 from active_learning.ledger import Ledger
 from active_learning.ledger.failures import LedgerError
 from active_learning.ports import ImageSource
-from backend import metrics, ml_api, webhooks
+from backend import metrics, ml_api, readiness, webhooks
 from backend.media import MediaStore
 from backend.resident import Predictors, ResidentPredictors
 from backend.services import EXTENSION, Services
@@ -48,7 +48,7 @@ def create_app(
         settings, ledger, Serving(ledger, images, predictors, settings.label_studio.url)
     )
     metrics.install(app, ledger)
-    for module in (ml_api, webhooks, metrics):
+    for module in (ml_api, webhooks, metrics, readiness):
         app.register_blueprint(module.blueprint)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(LedgerError, _ledger_error)

@@ -29,6 +29,7 @@ from active_learning import queue, registry, risk, standing
 from active_learning.ledger import Ledger, Prediction, Project, Task, TaskStatus
 from active_learning.routing import settle
 from active_learning.signals import signals
+from backend.ledger_metrics import LedgerCollector
 from model.device import describe_machine
 
 THRESHOLDS = [0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95]
@@ -151,6 +152,10 @@ def _counts(ledger: Ledger, project_id: int) -> None:
         standing.counts(session, session.get_one(Project, project_id))
 
 
+def _metrics(ledger: Ledger, project_id: int) -> None:
+    list(LedgerCollector(ledger).collect())
+
+
 FIRST = "order the queue, every priority new"
 WORK: dict[str, Callable[[Ledger, int], None]] = {
     FIRST: _order,
@@ -159,6 +164,7 @@ WORK: dict[str, Callable[[Ledger, int], None]] = {
     "elnet queue: the next 20": _upcoming,
     "look for what is to be routed anew, nothing is": _nothing_new,
     "where every image stands": _counts,
+    "everything that /metrics tells": _metrics,
 }
 
 if __name__ == "__main__":
