@@ -3,7 +3,8 @@
 The rule. Both are evaluated on the same holdout; the difference is taken image by image. The challenger is
 promoted when
 
-1. its output is sane: every number finite, and not everything empty or full where the truth is not;
+1. its output is sane: every number finite, not everything empty or full where the truth is not, and
+   probabilities also on foreign images; and it is as fast as the project asks (`latency_s`);
 2. its mean smoothed IoU per image is higher than the champion's;
 3. the lower end of the paired bootstrap's 90 % interval of that difference is above -margin: the data make
    a loss of more than `margin` unlikely (5 %);
@@ -108,6 +109,7 @@ def decide(
     seed: int = 0,
     classes: Sequence[str] = (),
     passed: str = "promoted",
+    fault: str | None = None,
 ) -> GateDecision:
     """Judge a challenger by the rule above.
 
@@ -118,13 +120,14 @@ def decide(
         seed: of the bootstrap; the same seed gives the same decision.
         classes: their names, for the reason.
         passed: what the reason calls one that the gate lets pass.
+        fault: what else speaks against the challenger, such as its output on foreign images.
 
     Raises:
         GateError: the two were not evaluated on the same images.
     """
     if not challenger:
         return GateDecision(False, "not promoted: the holdout holds no image to judge it on")
-    if fault := _fault(challenger):
+    if fault := fault or _fault(challenger):
         return GateDecision(False, f"not promoted: {fault}")
     mean = float(np.mean([s.smoothed_iou for s in challenger]))
     images = "1 image" if len(challenger) == 1 else f"{len(challenger)} images"
@@ -159,6 +162,18 @@ def decide(
     if loss := _loss_elsewhere(pairs, margin, seed, classes):
         return GateDecision(False, f"not promoted: {change}, but {loss}", delta, (low, high))
     return GateDecision(True, f"{passed}: {change}, {sure}", delta, (low, high))
+
+
+def too_slow(seconds: float, limit: float | None) -> str | None:
+    """What speaks against a version by the project's `latency_s`; None if nothing does.
+
+    Args:
+        seconds: median of an image, on the worker.
+        limit: the project's; None: there is none.
+    """
+    if limit is None or seconds <= limit:
+        return None
+    return f"it takes {seconds:.3g} s for an image, and the policy allows {limit:g} (latency_s)"
 
 
 def bootstrap(differences: NDArray[np.float64], seed: int = 0) -> tuple[float, float]:

@@ -18,6 +18,7 @@ from model.errors import ELNetError
 
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Inside = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -64,6 +65,9 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     ),
     "retrain_on_alarm": Setting("a cycle when auto-accept has switched itself off", _number(bool)),
     "approval": Setting("a lead's word before a version that the gate lets pass serves", _number(bool)),
+    "latency_s": Setting(
+        "seconds that a version may take for an image on the worker, median", _number(Positive | None)
+    ),
     "training": Setting("overrides of the training settings, from the next cycle on", _training),
 }
 _ROUTES: Final = ("audit_share", "blind_share")

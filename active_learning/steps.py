@@ -123,6 +123,7 @@ def evaluate(context: CycleContext, journal: Journal) -> Outcome:
         return scores
 
     metrics = {**judge(challenger), "snapshot": sha256, "champion": None}
+    metrics["fault"] = evaluation.fault_on_foreign(context.predictors.get(challenger))
     if champion is not None:
         metrics["champion"] = {"name": champion.name, **judge(champion)}
     with context.ledger.session() as session:
@@ -144,6 +145,7 @@ def decide(context: CycleContext, journal: Journal) -> Outcome:
             gate.image_scores(champion["per_image"]) if champion is not None else None,
             classes=project.classes,
             passed="fit to serve" if project.approval else "promoted",
+            fault=metrics.get("fault") or gate.too_slow(metrics.get("seconds", 0), project.latency_s),
         )
         said = {
             "promote": decided.promote,

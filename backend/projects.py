@@ -165,18 +165,7 @@ def _make(ledger: Ledger, settings: Settings, tool: LabelStudio, name: str, clas
             tool_url=tool.url,
             tool_project_id=there["id"],
             classes=classes,
-            accept_threshold=loop.accept_threshold,
-            audit_share=loop.audit_share,
-            blind_share=loop.blind_share,
-            holdout_share=loop.holdout_share,
-            labels_per_cycle=loop.labels_per_cycle,
-            label_growth=loop.label_growth,
-            cooldown_s=loop.cooldown_s,
-            gain=loop.gain,
-            schedule=loop.schedule,
-            retrain_on_alarm=loop.retrain_on_alarm,
-            approval=loop.approval,
-            training=dict(loop.training),
+            **loop.model_dump(),
         )
         session.add(project)
     return project

@@ -94,6 +94,7 @@ class LoopSettings(_Section):
     schedule: Cron | None = None  # in UTC
     retrain_on_alarm: bool = True
     approval: bool = False  # by a lead, of each version
+    latency_s: Annotated[float, Field(gt=0)] | None = None  # that a version may take for an image
     training: dict[str, Any] = {}  # overrides of model.training.TrainConfig
 
     @field_validator("accept_threshold", mode="before")

@@ -163,6 +163,7 @@ class Project(Base):
     gain: Mapped[float | None]  # of IoU, whose labels start a cycle; see triggers.labels_for_gain
     retrain_on_alarm: Mapped[bool] = mapped_column(default=True, server_default=true())
     approval: Mapped[bool] = mapped_column(default=False, server_default=false())  # a lead's, of versions
+    latency_s: Mapped[float | None]  # that a version may take for an image, median; None: any time
 
     champion: Mapped[ModelVersion | None] = relationship(foreign_keys=[champion_id], post_update=True)
 

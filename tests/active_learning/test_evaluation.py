@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from active_learning.evaluation import HEADLINE, EvaluationError, evaluate
+from active_learning.evaluation import HEADLINE, EvaluationError, evaluate, fault_on_foreign
 from model.pairs import DataError
 from model.raster import write_mask, write_png
 
@@ -38,6 +39,47 @@ def test_figures_and_images(tmp_path: Path, make_predictor: Any) -> None:
     assert [(s["image"], s["iou"]) for s in scores["per_image"]] == [("a", 1.0), ("b", 0.25)]
     assert scores["per_image"][1]["predicted_share"] == pytest.approx(64 / 1024)
     assert scores["per_image"][1]["truth_share"] == pytest.approx(256 / 1024)
+
+
+def test_the_time_of_an_image_is_the_median(tmp_path: Path, make_predictor: Any) -> None:
+    for stem in "abc":
+        write(tmp_path, stem, slice(8, 16), slice(8, 16))
+    predictor = make_predictor()
+    predict, waits = predictor.predict, iter([0.5, 0.1, 0.1])  # the first one warms up
+
+    def slow(images: Any) -> Any:
+        time.sleep(next(waits))
+        return predict(images)
+
+    predictor.predict = slow
+    assert 0.1 <= evaluate(predictor, tmp_path, ["oil"])["seconds"] < 0.4
+
+
+@pytest.mark.parametrize(
+    ("image", "value", "fault"),
+    [
+        (0, float("nan"), "its output on a black image is no probability"),
+        (1, 1.5, "its output on a white image is no probability"),
+        (2, -0.1, "its output on noise is no probability"),
+        (3, 0.9, "it draws on an image without data"),
+        (3, 0.4, None),
+        (1, 0.0, None),
+    ],
+)
+def test_foreign_images(make_predictor: Any, image: int, value: float, fault: str | None) -> None:
+    predictor = make_predictor()
+    predict, seen = predictor.predict, 0
+
+    def odd(images: Any) -> Any:
+        nonlocal seen
+        [found] = predict(images)
+        if seen == image:
+            found.probability[:, 3, 5] = value
+        seen += 1
+        return [found]
+
+    predictor.predict = odd
+    assert fault_on_foreign(predictor) == fault
 
 
 def test_what_is_not_valid_counts_nowhere(tmp_path: Path, make_predictor: Any) -> None:

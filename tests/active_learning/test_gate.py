@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from active_learning.gate import GateError, ImageScore, bootstrap, decide, image_scores
+from active_learning.gate import GateError, ImageScore, bootstrap, decide, image_scores, too_slow
 from model.metrics import SegmentationMetrics
 
 
@@ -183,3 +183,16 @@ def test_scores_of_several_classes_come_with_each_class():
     [score] = image_scores(metrics.compute().per_image)
     assert score.class_ious == (1.0, 0.0)
     assert 0 < score.boundary_f1 < 1
+
+
+def test_what_else_speaks_against_a_challenger_holds_it_back() -> None:
+    decision = decide(around(0.7), around(0.6), fault="it draws on an image without data")
+    assert not decision.promote
+    assert decision.reason == "not promoted: it draws on an image without data"
+
+
+@pytest.mark.parametrize(("seconds", "limit", "slow"), [(2, None, False), (1, 1, False), (1.2345, 1, True)])
+def test_the_time_of_an_image(seconds: float, limit: float | None, slow: bool) -> None:
+    found = too_slow(seconds, limit)
+    assert (found == "it takes 1.23 s for an image, and the policy allows 1 (latency_s)") is slow
+    assert (found is None) is not slow

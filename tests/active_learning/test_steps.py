@@ -207,6 +207,19 @@ def test_the_gate_decides_and_remembers(rig: Rig, ious: tuple[float, float], pro
     assert rig.challenger.metrics["gate"] == said
 
 
+def test_the_gate_holds_back_what_takes_too_long_or_errs_on_foreign_images(rig: Rig) -> None:
+    rig.run("snapshot", "train", "evaluate")
+    metrics = rig.challenger.metrics
+    assert metrics["seconds"] > 0
+    assert metrics["fault"] is None
+    rig.loop.configure(latency_s=metrics["seconds"] / 2)
+    assert "s for an image, and the policy allows" in rig.run("gate").message
+    rig.loop.configure(latency_s=None)
+    with rig.context.ledger.session() as session:
+        session.get_one(ModelVersion, rig.challenger.id).metrics = metrics | {"fault": "it draws on noise"}
+    assert rig.run("gate").message == "elnet-0001 is not promoted: it draws on noise."
+
+
 def judge(rig: Rig, ious: tuple[float, ...], champion: tuple[float, ...] | None) -> None:
     """Metrics as if challenger and champion had been evaluated."""
 
