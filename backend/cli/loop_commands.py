@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -32,6 +33,7 @@ from backend.cli.common import (
     show,
     who,
 )
+from backend.cli.progress import Report, progress_bar
 from backend.settings import load_settings
 from model.errors import ELNetError
 
@@ -210,23 +212,33 @@ def upgrade() -> None:
 
 
 def _wait(ledger: Ledger, cycle_id: int, *, quiet: bool) -> dict[str, Any]:
-    """Tell the cycle's events on standard error until it has ended."""
+    """Tell the cycle's events on standard error until it has ended; on a terminal training is a bar."""
     seen = 0
     hint_at = time.monotonic() + _HINT_S
-    while True:
-        with ledger.session(write=False) as session:
-            query = select(CycleEvent).where(CycleEvent.cycle_id == cycle_id, CycleEvent.id > seen)
-            for event in session.scalars(query.order_by(CycleEvent.id)):
-                seen = event.id
-                if not quiet:
-                    typer.echo(f"{event.step}: {event.message}", err=True)
-            row = _cycle_row(session, _get_cycle(session, cycle_id))
-        if row["state"] not in ACTIVE:
-            return row
-        if row["state"] == CycleState.REQUESTED and time.monotonic() >= hint_at:
-            typer.echo(f"No worker has begun cycle {cycle_id} yet: is one running? (elnet worker)", err=True)
-            hint_at = math.inf
-        time.sleep(_POLL_S)
+    with progress_bar(hidden=quiet or not sys.stderr.isatty()) as report:
+        while True:
+            with ledger.session(write=False) as session:
+                query = select(CycleEvent).where(CycleEvent.cycle_id == cycle_id, CycleEvent.id > seen)
+                events = session.scalars(query.order_by(CycleEvent.id)).all()
+                row = _cycle_row(session, _get_cycle(session, cycle_id))
+            seen = events[-1].id if events else seen
+            for event in () if quiet else events:
+                _tell(event, report)
+            if row["state"] not in ACTIVE:
+                return row
+            if row["state"] == CycleState.REQUESTED and time.monotonic() >= hint_at:
+                hint = f"No worker has begun cycle {cycle_id} yet: is one running? (elnet worker)"
+                typer.echo(hint, err=True)
+                hint_at = math.inf
+            time.sleep(_POLL_S)
+
+
+def _tell(event: CycleEvent, report: Report) -> None:
+    said = event.data
+    if "epochs" in said and sys.stderr.isatty():
+        report(f"training: loss {said['loss']:.3f}", said["epoch"], said["epochs"])
+    else:
+        typer.echo(f"{event.step}: {event.message}", err=True)
 
 
 def _get_cycle(session: Session, cycle_id: int) -> Cycle:

@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
+import pty
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -121,7 +126,9 @@ def threshold(ledger: Ledger) -> float | None:
         return project_of(session).accept_threshold
 
 
-def play(ledger: Ledger, state: CycleState, reason: str, message: str = "3 labels") -> threading.Thread:
+def play(
+    ledger: Ledger, state: CycleState, reason: str, message: str = "3 labels", epochs: int = 0
+) -> threading.Thread:
     """A worker that takes the next cycle through one step to this end."""
 
     def work() -> None:
@@ -133,6 +140,10 @@ def play(ledger: Ledger, state: CycleState, reason: str, message: str = "3 label
                     cycle.state, cycle.step = CycleState.RUNNING, "snapshot"
                     session.add(CycleEvent(cycle_id=cycle.id, step="snapshot", message=message))
                     number = cycle.id
+                    for epoch in range(1, epochs + 1):
+                        said = {"epoch": epoch, "epochs": epochs, "loss": 1 / epoch}
+                        text = f"Epoch {epoch} of {epochs}."
+                        session.add(CycleEvent(cycle_id=number, step="train", message=text, data=said))
                     break
             time.sleep(0.01)
         with ledger.session() as session:
@@ -237,6 +248,26 @@ def test_retrain_waits_for_the_end(elnet: Elnet, spills: Ledger) -> None:
     assert answer.err == "snapshot: 3 labels\n"
     assert "better by 0.1" in answer.out
     assert "3.2" in answer.out  # seconds of its steps together
+
+
+def test_on_a_terminal_training_is_a_bar(spills: Ledger) -> None:
+    worker = play(spills, CycleState.PROMOTED, "better by 0.1", epochs=4)
+    ours, its = pty.openpty()
+    command = [sys.executable, "-m", "backend.cli", "retrain", "--wait"]
+    root = Path(__file__).parents[2]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=its, cwd=root)
+    os.close(its)
+    shown = b""
+    with contextlib.suppress(OSError):  # how Linux says that the other end is closed
+        while part := os.read(ours, 4096):
+            shown += part
+    os.close(ours)
+    worker.join()
+    assert process.wait() == 0
+    assert b"snapshot: 3 labels" in shown
+    assert b"training: loss 0.250" in shown
+    assert b"4/4" in shown
+    assert b"Epoch 4 of 4" not in shown
 
 
 def test_retrain_waits_silently_for_json(elnet: Elnet, spills: Ledger) -> None:
