@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from active_learning import prefill
-from active_learning.ledger import Ledger, ModelVersion, Project
+from active_learning.ledger import Ledger
 from active_learning.ports import ImageSource, LabelingTool
-from active_learning.predictors import PredictorPool
+from active_learning.predictors import PredictorPool, by_champion
+from active_learning.prefill import WHOLE, MaskPredictor, Share, Upkeep
 from active_learning.training_process import UNLIMITED, Allowance
 
 LOCK_POLL_S = 0.5
+TURN_S = 2.0  # that a project's images are predicted before others have their turn
+LOOKAHEAD = 1024  # tasks that are looked up for one turn
 T = TypeVar("T")
 
 
@@ -36,6 +39,7 @@ class CycleContext:
         training: defaults of `model.training.TrainConfig`; a project's own settings go before them.
         allowance: what a training may take of this machine.
         patience_s: how long a step waits for a labeling tool that does not answer.
+        share: of every project's tasks, that this worker predicts.
         stop: set when the worker is to stop.
     """
 
@@ -48,7 +52,9 @@ class CycleContext:
     training: Mapping[str, Any] = field(default_factory=dict)
     allowance: Allowance = UNLIMITED
     patience_s: float = 900.0
+    share: Callable[[], Share] = lambda: WHOLE
     stop: threading.Event = field(default_factory=threading.Event)
+    _upkeep: defaultdict[int, Upkeep] = field(default_factory=lambda: defaultdict(Upkeep), repr=False)
     _locks: defaultdict[int, threading.Lock] = field(
         default_factory=lambda: defaultdict(threading.Lock), repr=False
     )
@@ -63,24 +69,23 @@ class CycleContext:
         self.stop.wait(seconds)
         self.check()
 
-    def predict_waiting(self, project_id: int, limit: int) -> int:
-        """`prefill.predict_waiting` with the resident champion, whichever that is by then."""
-        champion = self._champion(project_id)
-        while True:
-            predictor = self.predictors.get(champion) if champion is not None else None
-            batch = self.predictors.batch_size
-            try:
-                return prefill.predict_waiting(
-                    self.ledger, project_id, predictor, self.images, batch=batch, limit=limit
-                )
-            except prefill.PrefillError:
-                before, champion = champion, self._champion(project_id)
-                if (before and before.id) == (champion and champion.id):
-                    raise  # it is not that another one was promoted meanwhile
+    def predict_waiting(self, project_id: int) -> int:
+        """A turn of `prefill.predict_waiting` with the resident champion, whichever that is by then."""
 
-    def _champion(self, project_id: int) -> ModelVersion | None:
-        with self.ledger.session(write=False) as session:
-            return session.get_one(Project, project_id).champion
+        def predict(predictor: MaskPredictor | None) -> int:
+            return prefill.predict_waiting(
+                self.ledger,
+                project_id,
+                predictor,
+                self.images,
+                batch=self.predictors.batch_size,
+                limit=LOOKAHEAD,
+                seconds=TURN_S,
+                share=self.share(),
+                upkeep=self._upkeep[project_id],
+            )
+
+        return by_champion(self.ledger, project_id, self.predictors, predict)
 
     @contextmanager
     def prefilling(self, project_id: int) -> Iterator[None]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
-from active_learning.ledger import ModelVersion
+from active_learning.inference import MaskPredictor, PrefillError
+from active_learning.ledger import Ledger, ModelVersion, Project
 from model.predictor import Predictor
 
 
@@ -44,3 +45,39 @@ class PredictorPool:
         with self._lock:
             for version_id in self._loaded.keys() - set(version_ids):
                 del self._loaded[version_id]
+
+
+def by_champion(
+    ledger: Ledger,
+    project_id: int,
+    predictors: PredictorPool,
+    work: Callable[[MaskPredictor | None], int],
+) -> int:
+    """Do a piece of work with a project's champion, whichever that is by then.
+
+    Args:
+        ledger: the ledger.
+        project_id: the project.
+        predictors: where the champion is resident.
+        work: gets the champion's predictor, None before there is one; raises `PrefillError` where another one
+            serves by now, and is then done again with that.
+
+    Returns:
+        What the work returns.
+
+    Raises:
+        PrefillError: the work fails with the version that serves.
+    """
+    champion = _champion(ledger, project_id)
+    while True:
+        try:
+            return work(predictors.get(champion) if champion is not None else None)
+        except PrefillError:
+            before, champion = champion, _champion(ledger, project_id)
+            if (before and before.id) == (champion and champion.id):
+                raise  # it is not that another one was promoted meanwhile
+
+
+def _champion(ledger: Ledger, project_id: int) -> ModelVersion | None:
+    with ledger.session(write=False) as session:
+        return session.get_one(Project, project_id).champion

@@ -8,10 +8,14 @@ outside of any transaction.
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Final
 
-from sqlalchemy import exists, func, select
+from sqlalchemy import ColumnElement, exists, func, select, true
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, joinedload
 
@@ -20,17 +24,49 @@ from active_learning.inference import CUT, Made, MaskPredictor, PrefillError, op
 from active_learning.ledger import Ledger, ModelVersion, Prediction, Project, RouteDecision, Task, TaskStatus
 from active_learning.ledger.locking import lock_project
 from active_learning.ledger.types import utc_now
+from active_learning.pace import PART, Pace
 from active_learning.ports import ImageSource
 from active_learning.push import PushReport, push
 from active_learning.quality import current_calibrator
 from active_learning.signals import features
 
-__all__ = ["CUT", "MaskPredictor", "PrefillError", "PushReport", "predict_tasks", "predict_waiting", "push"]
+__all__ = [
+    "CUT",
+    "WHOLE",
+    "MaskPredictor",
+    "PrefillError",
+    "PushReport",
+    "Share",
+    "Upkeep",
+    "predict_share",
+    "predict_tasks",
+    "predict_waiting",
+    "push",
+]
 
 log = logging.getLogger(__name__)
 
 FIRST_RETRY = timedelta(minutes=1)  # of an image that failed; then 4, 16, 64 minutes ...
 LAST_RETRY = timedelta(days=1)  # ... up to this
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one of several workers predicts: the tasks whose id divided by `of` leaves `number`.
+
+    Who has done with its share helps the others, so none waits for a slow or a dead one. What two predict at
+    the same time is stored once.
+    """
+
+    number: int = 0
+    of: int = 1
+
+    def holds(self) -> ColumnElement[bool]:
+        """Of a task."""
+        return Task.id % self.of == self.number if self.of > 1 else true()
+
+
+WHOLE: Final = Share()
 
 
 def predict_waiting(
@@ -41,6 +77,9 @@ def predict_waiting(
     *,
     batch: int = 8,
     limit: int | None = None,
+    seconds: float | None = None,
+    share: Share = WHOLE,
+    upkeep: Upkeep | None = None,
 ) -> int:
     """Predict what no human has labelled and the champion has not seen; route it; order the queue.
 
@@ -54,6 +93,10 @@ def predict_waiting(
         images: where the pixels come from.
         batch: images that go to the predictor at a time.
         limit: how many tasks to try at most; None: all.
+        seconds: no batch begins after so many, or after ten times what it took to find out what is waiting;
+            None: no end.
+        share: of the tasks.
+        upkeep: keeps looks at the whole project to a part of the time, over many calls; None: each time.
 
     Returns:
         How many predictions were stored.
@@ -62,19 +105,63 @@ def predict_waiting(
         PrefillError: the predictor is not the champion's, or predicts another number of classes.
         ToolUnavailableError: the images come from a tool that does not answer; what was stored stays.
     """
-    moved = routing.settle(ledger, project_id)
-    lacking = _lacking(ledger, project_id, utc_now())
-    waiting = lacking[:limit]
+    upkeep = upkeep or Upkeep()
     stored = 0
     try:
-        if waiting:
-            stored = _predict(ledger, project_id, waiting, predictor, images, batch, routing.OPEN)
+        stored = predict_share(ledger, project_id, predictor, images, batch, limit, seconds, share)
     finally:
-        if len(waiting) < len(lacking):  # the whole order is thought over when the others are there too
-            queue.place_new(ledger, project_id)
-        elif moved or stored or _is_unordered(ledger, project_id):
-            queue.reorder(ledger, project_id)
+        upkeep.keep(ledger, project_id, stored)
     return stored
+
+
+def predict_share(
+    ledger: Ledger,
+    project_id: int,
+    predictor: MaskPredictor | None,
+    images: ImageSource,
+    batch: int,
+    limit: int | None,
+    seconds: float | None,
+    share: Share,
+) -> int:
+    """`predict_waiting` without the rest: what else is to be routed and ordered is another's."""
+    began = time.monotonic()
+    waiting = _lacking(ledger, project_id, utc_now(), limit, share)
+    if not waiting and share.of > 1:
+        waiting = _lacking(ledger, project_id, utc_now(), batch, WHOLE, by_chance=True)
+    if not waiting:
+        return 0
+    if seconds is not None:
+        now = time.monotonic()
+        until = now + max(seconds, (now - began) * (1 / PART - 1))
+        return _predict(ledger, project_id, waiting, predictor, images, batch, routing.OPEN, until)
+    return _predict(ledger, project_id, waiting, predictor, images, batch, routing.OPEN)
+
+
+class Upkeep:
+    """Keeps routes and order of a project up to date while its images are predicted."""
+
+    def __init__(self) -> None:
+        self._pace = Pace()
+        self._anew = False  # something was predicted since the whole order was thought over
+
+    def keep(self, ledger: Ledger, project_id: int, stored: int) -> None:
+        """Route what its last decision no longer fits, and order the queue: at once where nothing was stored.
+
+        While some are still to be predicted, the new ones get a place among the others; the whole order is
+        thought over when all are there.
+        """
+        self._anew = self._anew or stored > 0
+        if stored and not self._pace.is_due:
+            return
+        with self._pace.measured():
+            moved = routing.settle(ledger, project_id)
+            if _lacking(ledger, project_id, utc_now(), 1):
+                self._anew = True
+                queue.place_new(ledger, project_id)
+            elif moved or self._anew or _is_unordered(ledger, project_id):
+                queue.reorder(ledger, project_id)
+                self._anew = False
 
 
 def predict_tasks(
@@ -114,23 +201,30 @@ def predict_tasks(
     return held
 
 
-def _lacking(ledger: Ledger, project_id: int, now: datetime) -> list[int]:
+def _lacking(
+    ledger: Ledger,
+    project_id: int,
+    now: datetime,
+    limit: int | None = None,
+    share: Share = WHOLE,
+    *,
+    by_chance: bool = False,
+) -> list[int]:
     """Open tasks without a prediction of the champion: the head of the queue first, failed ones last."""
     with ledger.session(write=False) as session:
         champion = session.get_one(Project, project_id).champion
         if champion is None:
             return []
-        rows = session.execute(
-            select(Task.id, Task.status)
-            .where(
-                Task.project_id == project_id,
-                Task.status.in_(routing.OPEN),
-                ~exists().where(Prediction.task_id == Task.id, Prediction.model_version_id == champion.id),
-            )
-            .order_by(Task.status == TaskStatus.FAILED, Task.priority.desc().nulls_last(), Task.id)
-        ).all()
-        resting = _resting(session, project_id, champion, now)
-    return [task_id for task_id, _ in rows if task_id not in resting]
+        seen = exists().where(Prediction.task_id == Task.id, Prediction.model_version_id == champion.id)
+        place = (func.random(),) if by_chance else (Task.priority.desc().nulls_last(), Task.id)
+        lacking = select(Task.id).where(Task.project_id == project_id, ~seen, share.holds()).order_by(*place)
+        fresh = [status for status in routing.OPEN if status is not TaskStatus.FAILED]
+        found = list(session.scalars(lacking.where(Task.status.in_(fresh)).limit(limit)))
+        if limit is None or len(found) < limit:
+            resting = _resting(session, project_id, champion, now)
+            failed = session.scalars(lacking.where(Task.status == TaskStatus.FAILED))
+            found += [task_id for task_id in failed if task_id not in resting]
+    return found[:limit]
 
 
 def _resting(session: Session, project_id: int, champion: ModelVersion, now: datetime) -> set[int]:
@@ -161,8 +255,13 @@ def _predict(
     images: ImageSource,
     batch: int,
     places: Sequence[TaskStatus],
+    until: float = math.inf,
 ) -> int:
-    """Predict tasks that are in one of `places`, batch by batch; returns how many predictions were stored."""
+    """Predict tasks that are in one of `places`, batch by batch until a time of the monotonic clock.
+
+    Returns:
+        How many predictions were stored.
+    """
     with ledger.session(write=False) as session:
         project = session.get_one(Project, project_id)
         champion, classes = project.champion, len(project.classes)
@@ -176,6 +275,8 @@ def _predict(
         )
     stored = 0
     for start in range(0, len(task_ids), batch):
+        if start and time.monotonic() >= until:
+            break
         uris = _uris(ledger, task_ids[start : start + batch], champion.id, places)
         for group in opened(images, uris):
             made = run(predictor, group, classes)

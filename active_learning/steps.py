@@ -41,7 +41,6 @@ from active_learning.snapshot import take
 from model.checkpoint import read_card
 
 PROMOTE, CHALLENGE, REJECT = "promote", "challenge", "reject"
-_CHUNK = 64  # tasks that are predicted before the cycle is looked at again
 _TELL_S = 10.0  # between two pushes: each chunk moves the whole queue
 
 
@@ -222,7 +221,7 @@ def predict_again(context: CycleContext, journal: Journal) -> Outcome:
         while stored:
             _check(context, journal)
             with context.prefilling(project_id):
-                stored = context.predict_waiting(project_id, _CHUNK) > 0
+                stored = context.predict_waiting(project_id) > 0
                 if not stored or time.monotonic() - told > _TELL_S:
                     pushed += prefill.push(context.ledger, project_id, context.tool).prefills
                     told = time.monotonic()

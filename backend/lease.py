@@ -1,4 +1,7 @@
-"""One worker per ledger: a lease in the ledger, renewed by a heartbeat."""
+"""Who works on a ledger: each worker has a lease in it, renewed by a heartbeat.
+
+One of them does everything, under the name `NAME`; others have names of their own, and help it to predict.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Self
 from uuid import uuid4
@@ -19,21 +23,28 @@ from sqlalchemy.orm import Session
 from active_learning.ledger import Ledger, WorkerLease
 from active_learning.ledger.failures import LedgerError
 from active_learning.ledger.types import utc_now
+from active_learning.prefill import WHOLE, Share
 from model.errors import ELNetError
 
 log = logging.getLogger(__name__)
 
 NAME = "worker"
 HEARTBEAT_S = 5.0
-STALE_S = 30.0
+STANDBY_S = 1.0  # between two looks at whether the lease is free
+STALE_S = 25.0
+FORGET_S = 3600.0  # after which a silent helper is not told of any more
 
 
 class LeaseError(ELNetError):
     """Another worker holds this ledger, or has taken it over."""
 
 
+class HeldError(LeaseError):
+    """Another worker holds this ledger."""
+
+
 class Lease:
-    """The right to work on a ledger, held while the context lasts.
+    """The right to work on a ledger under a name, held while the context lasts.
 
     A lease without a heartbeat for `STALE_S` is taken over, and at once if its process is seen to be dead on
     this machine. Between machines the clocks must agree within a few seconds.
@@ -42,11 +53,13 @@ class Lease:
         ledger: the ledger.
         lost: called, in the heartbeat's thread, when another worker has taken over or might have: the ledger
             could not be reached for so long that the lease went stale.
+        name: of the right.
     """
 
-    def __init__(self, ledger: Ledger, lost: Callable[[], None]) -> None:
+    def __init__(self, ledger: Ledger, lost: Callable[[], None], name: str = NAME) -> None:
         self._ledger = ledger
         self._lost = lost
+        self._name = name
         self._holder = f"{uuid4().hex[:24]}:{_process_space()}"
         self._released = threading.Event()
         self._heart = threading.Thread(target=self._beat, name="lease-heartbeat", daemon=True)
@@ -68,14 +81,17 @@ class Lease:
     def _take(self) -> None:
         try:
             with self._ledger.session() as session:
-                held = session.scalar(select(WorkerLease).where(WorkerLease.name == NAME).with_for_update())
+                forgotten = utc_now() - timedelta(seconds=FORGET_S)
+                session.execute(delete(WorkerLease).where(WorkerLease.heartbeat_at < forgotten))
+                mine = select(WorkerLease).where(WorkerLease.name == self._name)
+                held = session.scalar(mine.with_for_update())
                 if held is not None:
                     self._refuse_if_alive(held)
                     session.delete(held)
                     session.flush()
                 session.add(
                     WorkerLease(
-                        name=NAME,
+                        name=self._name,
                         holder=self._holder,
                         host=socket.gethostname(),
                         pid=os.getpid(),
@@ -83,7 +99,7 @@ class Lease:
                     )
                 )
         except IntegrityError as error:  # two workers began in the same moment
-            raise LeaseError("another worker has just started on this ledger; stop it first") from error
+            raise HeldError("another worker has just started on this ledger; stop it first") from error
 
     def _refuse_if_alive(self, held: WorkerLease) -> None:
         age = (utc_now() - held.heartbeat_at).total_seconds()
@@ -92,7 +108,7 @@ class Lease:
         elif _is_dead(held):
             log.warning("taking over from the worker %s, which is dead", held.pid)
         else:
-            raise LeaseError(
+            raise HeldError(
                 f"a worker already runs on this ledger: host {held.host}, pid {held.pid}, last heard of "
                 f"{max(age, 0):.0f} s ago; stop it first (if it is dead, wait {STALE_S:.0f} s)"
             )
@@ -120,7 +136,15 @@ class Lease:
         return changed.first() is not None
 
     def _own(self) -> ColumnElement[bool]:
-        return and_(WorkerLease.name == NAME, WorkerLease.holder == self._holder)
+        return and_(WorkerLease.name == self._name, WorkerLease.holder == self._holder)
+
+
+def share_of(ledger: Ledger, name: str) -> Share:
+    """What a worker is to predict: the tasks are shared out among those whose heart beats."""
+    alive = WorkerLease.heartbeat_at > utc_now() - timedelta(seconds=STALE_S)
+    with ledger.session(write=False) as session:
+        names = session.scalars(select(WorkerLease.name).where(alive).order_by(WorkerLease.name)).all()
+    return Share(names.index(name), len(names)) if name in names else WHOLE
 
 
 def _process_space() -> str:

@@ -73,9 +73,11 @@ def _inbox(session: Session, now: datetime) -> Iterator[Metric]:
 
 
 def _worker(session: Session, now: datetime) -> Iterator[Metric]:
-    ages = GaugeMetricFamily("elnet_worker_silence_seconds", "Since the worker's heartbeat", labels=["host"])
+    ages = GaugeMetricFamily(
+        "elnet_worker_silence_seconds", "Since a worker's heartbeat", labels=["worker", "host"]
+    )
     for worker in session.scalars(select(WorkerLease)):
-        ages.add_metric([worker.host], (now - worker.heartbeat_at).total_seconds())
+        ages.add_metric([worker.name, worker.host], (now - worker.heartbeat_at).total_seconds())
     yield ages
 
 

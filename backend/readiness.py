@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from flask import Blueprint
-from sqlalchemy import select
 
 from active_learning.ledger import WorkerLease
 from active_learning.ledger.failures import LedgerError
 from active_learning.ledger.types import utc_now
+from backend.lease import NAME
 from backend.services import services
 
 blueprint = Blueprint("readiness", __name__)
@@ -26,7 +26,7 @@ def ready() -> tuple[dict[str, Any], int]:
     try:
         ledger.check()
         with ledger.session(write=False) as session:
-            worker = session.scalars(select(WorkerLease)).first()
+            worker = session.get(WorkerLease, NAME)
     except LedgerError as error:
         return {"ready": False, "reason": str(error)}, 503
     silence = None if worker is None else round((utc_now() - worker.heartbeat_at).total_seconds(), 1)

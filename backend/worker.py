@@ -6,15 +6,13 @@ All but the cycles is worked off from the ledger's state: what is lacking is fou
 from __future__ import annotations
 
 import logging
-import signal
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
-from types import FrameType
 from typing import Self
 
 from sqlalchemy import select
@@ -25,22 +23,23 @@ from active_learning.context import CycleContext, Interrupted, interruptible
 from active_learning.jobs import CycleJobs
 from active_learning.ledger import Ledger, Project, ThresholdChange
 from active_learning.ledger.types import utc_now
-from active_learning.ports import ImageSource, LabelingTool, ToolUnavailableError
+from active_learning.pace import Pace
+from active_learning.ports import ImageSource, LabelingTool
 from active_learning.predictors import PredictorPool
 from active_learning.training_process import Allowance
 from backend import inbox
-from backend.lease import Lease, LeaseError
-from backend.patience import Patience
+from backend.attempts import Attempts
+from backend.lease import NAME, STANDBY_S, HeldError, Lease, LeaseError, share_of
 from backend.settings import Settings
-from model.errors import ELNetError
+from backend.stopping import stopped_by_signals
 
 log = logging.getLogger(__name__)
 
-PUSH_S = 10.0  # between two pushes while predictions come in
+PUSH_S = 10.0  # between two pushes while predictions come in, at least
 
 
 class Worker:
-    """The one worker of a ledger.
+    """The worker of a ledger that does everything, one at a time; others may help it to predict.
 
     As a context manager it holds the lease and runs the cycles; `run` does the rest until it is stopped.
 
@@ -49,9 +48,17 @@ class Worker:
         ledger: the ledger, upgraded.
         tool: the labeling tool behind every project of the ledger.
         images: the pixels of tasks.
+        predictors: of the model versions; default: their checkpoints, on the device of the settings.
     """
 
-    def __init__(self, settings: Settings, ledger: Ledger, tool: LabelingTool, images: ImageSource) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        tool: LabelingTool,
+        images: ImageSource,
+        predictors: PredictorPool | None = None,
+    ) -> None:
         self._settings = settings
         self._ledger = ledger
         self._stop = threading.Event()
@@ -60,18 +67,18 @@ class Worker:
             ledger=ledger,
             images=interruptible(images, self._stop),
             tool=interruptible(tool, self._stop),
-            predictors=PredictorPool(settings.device, settings.batch_size, settings.flips),
+            predictors=predictors or PredictorPool(settings.device, settings.batch_size, settings.flips),
             folder=settings.state.resolve(),
             device=settings.device,
             training={"trunk": settings.trunk},
             allowance=Allowance(**settings.trainer.model_dump()),
+            share=lambda: share_of(ledger, NAME),
             stop=self._stop,
         )
         self._jobs = CycleJobs(self._context, settings.jobs_url)
-        self._patience: defaultdict[str, Patience] = defaultdict(Patience)
-        self._tool_is_down = False
+        self._attempts = Attempts()
         self._reconciled: dict[int, float] = {}  # project id -> time.monotonic()
-        self._pushed: defaultdict[int, float] = defaultdict(float)
+        self._pushing: defaultdict[int, Pace] = defaultdict(partial(Pace, PUSH_S))
         self._looked: set[int] = set()  # projects without new predictions since drift was looked for
         self._held = ExitStack()
 
@@ -93,14 +100,26 @@ class Worker:
         """Ask `run` to end; safe from any thread and from a signal handler."""
         self._stop.set()
 
-    def run(self) -> None:
+    def run(self, *, standby: bool = False) -> None:
         """Work until `stop`, SIGTERM or SIGINT.
+
+        Args:
+            standby: while another worker holds the ledger, wait until it is gone, however long.
 
         Raises:
             LeaseError: another worker holds the ledger, or took it over meanwhile.
             LedgerError: the ledger cannot be had, or is of another version.
         """
-        with self._stopped_by_signals(), self:
+        with stopped_by_signals(self._stop), ExitStack() as stack:
+            while not self._stop.is_set():
+                try:
+                    stack.enter_context(self)
+                    break
+                except HeldError as error:
+                    if not standby:
+                        raise
+                    log.info("standing by: %s", error)
+                    self._stop.wait(STANDBY_S)
             while not self._stop.is_set():
                 if not self.run_once():
                     self._stop.wait(self._settings.poll_s)
@@ -120,21 +139,21 @@ class Worker:
 
     def _do_once(self) -> int:
         projects: list[Project] = []
-        self._attempt("the ledger", lambda: projects.extend(self._projects()))
-        tool = self._context.tool
-        done = self._attempt("cycles", self._jobs.work_off)
+        attempt, tool = self._attempts.attempt, self._context.tool
+        attempt("the ledger", lambda: projects.extend(self._projects()))
+        done = attempt("cycles", self._jobs.work_off)
         done += sum(self._reconcile(project) for project in projects)
-        done += self._attempt("inbox", lambda: inbox.work_off(self._ledger, tool))
+        done += attempt("inbox", lambda: inbox.work_off(self._ledger, tool))
         for project in projects:
-            predicted = self._attempt(f"prefill of {project.name}", partial(self._predict, project.id))
+            predicted = attempt(f"prefill of {project.name}", partial(self._predict, project.id))
             push = partial(self._push, project.id, busy=predicted > 0)
-            done += predicted + self._attempt(f"push of {project.name}", push, needs_tool=True)
-            done += self._attempt(f"promise of {project.name}", partial(self._watch, project.id))
+            done += predicted + attempt(f"push of {project.name}", push, needs_tool=True)
+            done += attempt(f"promise of {project.name}", partial(self._watch, project.id))
             if predicted:
                 self._looked.discard(project.id)
             elif project.id not in self._looked:
-                done += self._attempt(f"drift of {project.name}", partial(self._look_for_drift, project.id))
-            done += self._attempt(f"trigger of {project.name}", partial(self._trigger, project.id))
+                done += attempt(f"drift of {project.name}", partial(self._look_for_drift, project.id))
+            done += attempt(f"trigger of {project.name}", partial(self._trigger, project.id))
         self._context.predictors.keep([p.champion_id for p in projects if p.champion_id is not None])
         return done
 
@@ -145,24 +164,25 @@ class Worker:
     def _reconcile(self, project: Project) -> int:
         """Read the tool for what lost events missed; after an outage this is the first that asks it again."""
         last = self._reconciled.get(project.id)
-        if last is not None and time.monotonic() - last < self._settings.reconcile_s:
+        rested = last is None or time.monotonic() - last >= self._settings.reconcile_s
+        if not (rested or self._attempts.tool_is_down):
             return 0
-        return self._attempt(f"reconciliation of {project.name}", partial(self._read_tool, project))
+        return self._attempts.attempt(f"reconciliation of {project.name}", partial(self._read_tool, project))
 
     def _read_tool(self, project: Project) -> int:
         done = inbox.reconcile(self._ledger, project, self._context.tool)
         self._reconciled[project.id] = time.monotonic()
-        if self._tool_is_down:
-            self._tool_is_down = False
+        if self._attempts.tool_is_down:
+            self._attempts.tool_is_down = False
             log.info("the labeling tool answers again")
         return done
 
     def _predict(self, project_id: int) -> int:
-        """Predict and route one batch, unless a cycle is at it."""
+        """Predict and route for a turn, unless a cycle is at it."""
         with self._context.prefilling_if_free(project_id) as free:
             if not free:
                 return 0
-            stored = self._context.predict_waiting(project_id, self._settings.batch_size)
+            stored = self._context.predict_waiting(project_id)
         if stored:
             log.info("predicted %d images of project %d", stored, project_id)
         return stored
@@ -172,13 +192,14 @@ class Worker:
 
         While predictions come in (`busy`) that is done now and then only: each batch moves the whole queue.
         """
-        if busy and time.monotonic() - self._pushed[project_id] < PUSH_S:
+        pace = self._pushing[project_id]
+        if busy and not pace.is_due:
             return 0
         with self._context.prefilling_if_free(project_id) as free:
             if not free:
                 return 0
-            self._pushed[project_id] = time.monotonic()
-            report = prefill.push(self._ledger, project_id, self._context.tool)
+            with pace.measured():
+                report = prefill.push(self._ledger, project_id, self._context.tool)
         told: dict[str, int] = {name: count for name, count in asdict(report).items() if count}
         if told:
             said = ", ".join(f"{count} {name}" for name, count in told.items())
@@ -219,45 +240,7 @@ class Worker:
             log.info("cycle %d of project %d requested: %s", cycle.id, project_id, why)
         return 1
 
-    def _attempt(self, name: str, work: Callable[[], int | None], *, needs_tool: bool = False) -> int:
-        """Do a piece of work; after a failure leave it alone for a while, and let the others go on."""
-        patience = self._patience[name]
-        if not patience.is_over or (needs_tool and self._tool_is_down):
-            return 0
-        try:
-            done = work() or 0
-        except ToolUnavailableError as error:
-            self._tool_is_down = True
-            self._reconciled.clear()
-            log.warning("%s: %s; trying again in %.1f s", name, error, patience.failed())
-        except ELNetError as error:
-            log.error("%s: %s; trying again in %.1f s", name, error, patience.failed())
-        except Exception:  # the boundary of a job: one that is broken must not stop the others
-            log.exception("%s failed unexpectedly; trying again in %.1f s", name, patience.failed())
-        else:
-            patience.succeeded()
-            return done
-        return 0
-
     def _lose(self) -> None:
         """The lease is gone: stop before another worker and this one do the same work."""
         self._lost_lease = True
         self._stop.set()
-
-    @contextmanager
-    def _stopped_by_signals(self) -> Iterator[None]:
-        """SIGTERM and SIGINT stop the worker; only the main thread can hear them."""
-
-        def stop(number: int, _frame: FrameType | None) -> None:
-            log.info("%s: the worker is stopping", signal.Signals(number).name)
-            self._stop.set()
-
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)

@@ -33,7 +33,7 @@ from model.training import train
 
 _SIDE, _BATCH, _ROUNDS = 256, 16, 5
 _PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
-_INTERFACE = (
+INTERFACE = (
     '<View><Image name="image" value="$image"/>'
     '<BrushLabels name="brush" toName="image"><Label value="foreground"/></BrushLabels></View>'
 )
@@ -53,7 +53,7 @@ def main() -> None:
         print(f"| {name} | {_BATCH / value:.1f} | {bare / value:.2f} |")
 
 
-def _checkpoint(folder: Path, mode: Mode) -> Path:
+def make_checkpoint(folder: Path, mode: Mode) -> Path:
     """A checkpoint, trained for one epoch on two made-up images."""
     random = np.random.default_rng(0)
     for part in ("images", "masks"):
@@ -69,7 +69,7 @@ def _checkpoint(folder: Path, mode: Mode) -> Path:
 
 
 def _ways(folder: Path) -> dict[str, Callable[[], object]]:
-    checkpoints: dict[str, Path] = {mode: _checkpoint(folder, mode) for mode in ("full", "cached")}
+    checkpoints: dict[str, Path] = {mode: make_checkpoint(folder, mode) for mode in ("full", "cached")}
     model, card = load_checkpoint(checkpoints["full"])
     spec = trunk_spec(card.trunk)
     cached = SAM2ELNet(model.encoder.trunk, spec, len(card.classes), mode="cached")
@@ -80,7 +80,7 @@ def _ways(folder: Path) -> dict[str, Callable[[], object]]:
     truth = torch.zeros(_BATCH, 1, _SIDE, _SIDE)
     truth[:, :, 60:160, 40:200] = 1
     valid = torch.ones(_BATCH, _SIDE, _SIDE, dtype=torch.bool)
-    control = parse_label_config(_INTERFACE).control
+    control = parse_label_config(INTERFACE).control
 
     with torch.inference_mode():
         kept = [m.clone() for m in cached.encoder.frozen(tensor)]

@@ -88,7 +88,7 @@ class SAM2UNet(nn.Module):
         self.ups = nn.ModuleList(_Up() for _ in range(3))
         self.heads = nn.ModuleList(nn.Conv2d(64, 1, 1) for _ in range(3))
 
-    def forward(self, x: Tensor) -> list[Tensor]:  # noqa: D102
+    def forward(self, x: Tensor) -> list[Tensor]:
         size = x.shape[-2:]
         trunk = self.trunk
         x = trunk.patch_embed(x)

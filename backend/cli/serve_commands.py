@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,14 @@ import typer
 
 from backend.logs import start_logging
 from backend.settings import load_settings
+
+
+class Queues(StrEnum):
+    """What a worker takes from."""
+
+    ALL = "all"
+    PREFILL = "prefill"
+
 
 label_studio_app = typer.Typer(help="The embedded Label Studio.", no_args_is_help=True)
 
@@ -27,19 +36,31 @@ def web() -> None:
     os.execve(command[0], command, environment(settings))  # noqa: S606
 
 
-def worker() -> None:
+def worker(
+    queues: Annotated[
+        Queues, typer.Option(help="all; or prefill: only predict, beside a worker that does all.")
+    ] = Queues.ALL,
+    standby: Annotated[
+        bool,
+        typer.Option("--standby", help="While another does all, wait, and take over when it dies."),
+    ] = False,
+) -> None:
     """Work off inbox, prefills and retraining cycles, until SIGTERM or Ctrl-C."""
     from active_learning.ledger import Ledger
     from backend.label_studio import LabelStudio
     from backend.media import MediaStore
+    from backend.prefill_worker import PrefillWorker
     from backend.worker import Worker
 
     settings = load_settings()
     start_logging(settings)
-    tool = LabelStudio.from_settings(settings)
     images = MediaStore.from_settings(settings)
     with Ledger(settings.ledger_url) as ledger:
-        Worker(settings, ledger, tool, images).run()
+        if queues is Queues.PREFILL:
+            PrefillWorker(settings, ledger, images).run()
+        else:
+            tool = LabelStudio.from_settings(settings)
+            Worker(settings, ledger, tool, images).run(standby=standby)
 
 
 def up(

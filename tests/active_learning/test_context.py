@@ -80,7 +80,7 @@ def test_a_champion_that_was_promoted_meanwhile_is_taken(
         return make_predictor(version.name)
 
     monkeypatch.setattr(context.predictors, "get", load)
-    assert context.predict_waiting(loop.project_id, 8) == 1
+    assert context.predict_waiting(loop.project_id) == 1
 
 
 def test_a_predictor_that_does_not_fit_is_no_matter_of_time(
@@ -91,7 +91,7 @@ def test_a_predictor_that_does_not_fit_is_no_matter_of_time(
     loop.promote("elnet-0001")
     monkeypatch.setattr(context.predictors, "get", lambda _version: make_predictor("another"))
     with pytest.raises(PrefillError, match="'another'"):
-        context.predict_waiting(loop.project_id, 8)
+        context.predict_waiting(loop.project_id)
 
 
 def test_the_other_is_waited_for(context: CycleContext) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -12,8 +13,17 @@ import pytest
 from active_learning import prefill
 from active_learning.ledger import Calibration, Ledger, Project, Task, TaskStatus
 from active_learning.ledger.types import utc_now
+from active_learning.pace import Pace
 from active_learning.ports import ToolUnavailableError
-from active_learning.prefill import PrefillError, predict_tasks, predict_waiting, push
+from active_learning.prefill import (
+    PrefillError,
+    Share,
+    Upkeep,
+    predict_share,
+    predict_tasks,
+    predict_waiting,
+    push,
+)
 from active_learning.thresholds import set_threshold
 
 
@@ -365,3 +375,80 @@ def test_an_audited_task_stays_in_the_audit_when_the_work_is_done_again(loop, ma
     work(loop, make_predictor())
     assert status(loop, *ids) == before
     assert [len(loop.decisions(i)) for i in ids] == [1] * 30
+
+
+# several workers
+
+
+def turn(loop: Any, model: Any, share: Share, **options: Any) -> int:
+    given = {"batch": 2, "limit": None, "seconds": None} | options
+    return predict_share(loop.ledger, loop.project_id, model, loop.images, *given.values(), share)
+
+
+def test_each_predicts_its_share_and_then_helps_the_other(loop, make_predictor):
+    ids = loop.add(*(loop.image(0.6, seed=i) for i in range(9)))
+    loop.promote()
+    model = make_predictor()
+    assert turn(loop, model, Share(1, 2)) == sum(i % 2 == 1 for i in ids)
+    assert all(bool(loop.predictions(i)) is (i % 2 == 1) for i in ids)
+    assert turn(loop, model, Share(1, 2)) == 2  # a batch of the other's
+    assert turn(loop, model, Share(0, 2)) == sum(i % 2 == 0 for i in ids) - 2
+    assert turn(loop, model, Share(0, 2)) == turn(loop, model, Share(1, 2)) == 0
+    assert all(len(loop.predictions(i)) == 1 for i in ids)
+
+
+def test_what_two_predict_at_once_is_stored_once(loop, make_predictor):
+    ids = loop.add(*(loop.image(0.6, seed=i) for i in range(4)))
+    loop.promote()
+
+    class Overtaken(type(make_predictor())):
+        def predict(self, images):
+            found = super().predict(images)
+            turn(loop, make_predictor(), Share(), batch=8)
+            return found
+
+    assert turn(loop, Overtaken(), Share(0, 2)) == 0
+    assert all(len(loop.predictions(i)) == len(loop.decisions(i)) == 1 for i in ids)
+
+
+def test_a_turn_ends_after_its_time_and_has_at_least_one_batch(loop, make_predictor):
+    loop.add(*(loop.image(0.6, seed=i) for i in range(6)))
+    loop.promote()
+
+    class Slow(type(make_predictor())):
+        def predict(self, images):
+            time.sleep(2)
+            return super().predict(images)
+
+    assert turn(loop, Slow(), Share(), seconds=0.0) == 2
+    assert turn(loop, make_predictor(), Share(), seconds=60.0) == 4
+
+
+def test_while_images_are_predicted_the_whole_project_is_looked_at_now_and_then(
+    loop, make_predictor, monkeypatch
+):
+    ids = loop.add(*(loop.image(0.6, seed=i) for i in range(6)))
+    loop.promote()
+    upkeep = Upkeep()
+    rests: list[float] = []
+    monkeypatch.setattr(upkeep._pace, "rest", lambda took: rests.append(took) or Pace.rest(upkeep._pace, 1e3))
+    model = make_predictor()
+    assert work(loop, model, limit=2, upkeep=upkeep) == 2
+    assert [loop.task(i).priority is None for i in ids] == [False, False, True, True, True, True]
+    assert work(loop, model, limit=2, upkeep=upkeep) == 2
+    assert [loop.task(i).priority is None for i in ids] == [False, False, True, True, True, True]
+    assert work(loop, model, upkeep=upkeep) == 2
+    assert len(rests) == 1  # at its first call; since then it rests
+    assert work(loop, model, upkeep=upkeep) == 0
+    assert len(rests) == 2  # nothing is left to predict: now the order is thought over
+    assert all(loop.task(i).priority is not None for i in ids)
+
+
+def test_what_another_worker_predicted_gets_its_place_too(loop, make_predictor):
+    ids = loop.add(*(loop.image(0.6, seed=i) for i in range(4)))
+    loop.promote()
+    upkeep = Upkeep()
+    work(loop, make_predictor(), limit=1, upkeep=upkeep)
+    turn(loop, make_predictor(), Share())
+    assert work(loop, make_predictor(), upkeep=upkeep) == 0
+    assert all(loop.task(i).priority is not None for i in ids)

@@ -65,7 +65,7 @@ def test_the_lag_of_the_inbox_and_the_silence_of_the_worker(site):
     )
     found = read(site)
     assert 500 <= found["elnet_inbox_lag_seconds"] < 560
-    assert 500 <= found['elnet_worker_silence_seconds{host="gpu1"}'] < 560
+    assert 500 <= found['elnet_worker_silence_seconds{host="gpu1",worker="worker"}'] < 560
 
 
 def test_a_cycle_under_way_and_the_last_ones(site):

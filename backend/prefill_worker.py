@@ -1,0 +1,109 @@
+"""A worker that only predicts, beside the one that does everything: for another GPU, or another machine."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from functools import partial
+from uuid import uuid4
+
+from sqlalchemy import select
+
+from active_learning import prefill
+from active_learning.context import LOOKAHEAD, TURN_S, Interrupted, interruptible
+from active_learning.ledger import Ledger, Project
+from active_learning.ports import ImageSource
+from active_learning.predictors import PredictorPool, by_champion
+from active_learning.prefill import MaskPredictor
+from backend.attempts import Attempts
+from backend.lease import Lease, LeaseError, share_of
+from backend.settings import Settings
+from backend.stopping import stopped_by_signals
+
+log = logging.getLogger(__name__)
+
+
+class PrefillWorker:
+    """Predicts its share of every project's images, each project for a turn, and routes them.
+
+    Where the checkpoints lie must have the same path here as where the other worker writes them.
+
+    Args:
+        settings: as the other worker's, but for the device.
+        ledger: the ledger, upgraded.
+        images: the pixels of tasks.
+        predictors: of the model versions; default: their checkpoints, on the device of the settings.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        images: ImageSource,
+        predictors: PredictorPool | None = None,
+    ) -> None:
+        self._settings = settings
+        self._ledger = ledger
+        self._stop = threading.Event()
+        self._lost_lease = False
+        self._images = interruptible(images, self._stop)
+        self._predictors = predictors or PredictorPool(settings.device, settings.batch_size, settings.flips)
+        self._attempts = Attempts()
+        self.name = f"prefill-{uuid4().hex[:12]}"
+
+    def stop(self) -> None:
+        """Ask `run` to end; safe from any thread and from a signal handler."""
+        self._stop.set()
+
+    def run(self) -> None:
+        """Work until `stop`, SIGTERM or SIGINT.
+
+        Raises:
+            LeaseError: the ledger was out of reach for so long that this worker counts as dead.
+            LedgerError: the ledger cannot be had, or is of another version.
+        """
+        self._ledger.check()
+        with stopped_by_signals(self._stop), Lease(self._ledger, self._lose, self.name):
+            log.info("%s started on %r", self.name, self._ledger)
+            while not self._stop.is_set():
+                if not self.run_once():
+                    self._stop.wait(self._settings.poll_s)
+        if self._lost_lease:
+            raise LeaseError("the ledger was out of reach for too long, so this worker stopped")
+
+    def run_once(self) -> int:
+        """A turn for each project; returns how many predictions were stored."""
+        projects: list[Project] = []
+        self._attempts.attempt("the ledger", lambda: projects.extend(self._projects()))
+        stored = 0
+        try:
+            for project in projects:
+                work = partial(self._predict, project.id)
+                stored += self._attempts.attempt(f"prefill of {project.name}", work)
+        except Interrupted:
+            return stored
+        self._predictors.keep([p.champion_id for p in projects if p.champion_id is not None])
+        return stored
+
+    def _projects(self) -> Sequence[Project]:
+        with self._ledger.session(write=False) as session:
+            return session.scalars(select(Project).order_by(Project.id)).all()
+
+    def _predict(self, project_id: int) -> int:
+        share = share_of(self._ledger, self.name)
+
+        def predict(predictor: MaskPredictor | None) -> int:
+            batch = self._predictors.batch_size
+            return prefill.predict_share(
+                self._ledger, project_id, predictor, self._images, batch, LOOKAHEAD, TURN_S, share
+            )
+
+        stored = by_champion(self._ledger, project_id, self._predictors, predict)
+        if stored:
+            log.info("predicted %d images of project %d", stored, project_id)
+        return stored
+
+    def _lose(self) -> None:
+        self._lost_lease = True
+        self._stop.set()
