@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 from active_learning import prefill
 from active_learning.ledger import Ledger
@@ -20,6 +20,7 @@ from active_learning.training_process import UNLIMITED, Allowance
 LOCK_POLL_S = 0.5
 TURN_S = 2.0  # that a project's images are predicted before others have their turn
 LOOKAHEAD = 1024  # tasks that are looked up for one turn
+Duty = Literal["predict", "push"]
 T = TypeVar("T")
 
 
@@ -55,7 +56,7 @@ class CycleContext:
     share: Callable[[], Share] = lambda: WHOLE
     stop: threading.Event = field(default_factory=threading.Event)
     _upkeep: defaultdict[int, Upkeep] = field(default_factory=lambda: defaultdict(Upkeep), repr=False)
-    _locks: defaultdict[int, threading.Lock] = field(
+    _locks: defaultdict[tuple[Duty, int], threading.Lock] = field(
         default_factory=lambda: defaultdict(threading.Lock), repr=False
     )
 
@@ -88,9 +89,9 @@ class CycleContext:
         return by_champion(self.ledger, project_id, self.predictors, predict)
 
     @contextmanager
-    def prefilling(self, project_id: int) -> Iterator[None]:
-        """Be the only one who predicts and pushes for a project; waits for the other to finish."""
-        lock = self._locks[project_id]
+    def alone(self, what: Duty, project_id: int) -> Iterator[None]:
+        """Be the only one in this worker who does that for a project; waits for the other to finish."""
+        lock = self._locks[what, project_id]
         while not lock.acquire(timeout=LOCK_POLL_S):
             self.check()
         try:
@@ -99,9 +100,9 @@ class CycleContext:
             lock.release()
 
     @contextmanager
-    def prefilling_if_free(self, project_id: int) -> Iterator[bool]:
+    def alone_if_free(self, what: Duty, project_id: int) -> Iterator[bool]:
         """The same without waiting: yields whether nobody else is at it."""
-        lock = self._locks[project_id]
+        lock = self._locks[what, project_id]
         free = lock.acquire(blocking=False)
         try:
             yield free

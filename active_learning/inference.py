@@ -6,9 +6,9 @@ One image that is broken, or that breaks the model, spoils only itself.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,16 +71,40 @@ def opened(images: ImageSource, uris: Mapping[int, str]) -> Iterator[list[tuple[
         yield group
 
 
-def run(predictor: MaskPredictor, group: list[tuple[int, Raster | str]], classes: int) -> list[Made]:
-    """Predict a group of images; those that cannot be had or predicted carry the reason."""
+class Answer(NamedTuple):
+    """What the model said of a task's image, or the reason why there is no image or answer."""
+
+    task_id: int
+    image: Raster | str
+    outcome: ImagePrediction | Exception | None = None
+
+
+def ask(predictor: MaskPredictor, group: Sequence[tuple[int, Raster | str]]) -> list[Answer]:
+    """Predict a group of images; those that cannot be had or predicted carry the reason.
+
+    Raises:
+        PrefillError: the predictor fails on any image at all.
+    """
     rasters = [(task_id, image) for task_id, image in group if isinstance(image, Raster)]
-    made = [Made(task_id, failure=image) for task_id, image in group if isinstance(image, str)]
     outcomes = _attempt(predictor, [raster for _, raster in rasters])
-    for (task_id, raster), outcome in zip(rasters, outcomes, strict=True):
-        if isinstance(outcome, Exception):
+    missing = [Answer(task_id, image) for task_id, image in group if isinstance(image, str)]
+    return missing + [Answer(*asked, outcome) for asked, outcome in zip(rasters, outcomes, strict=True)]
+
+
+def rows_of(answers: Iterable[Answer], classes: int) -> list[Made]:
+    """Measure what the model said.
+
+    Raises:
+        PrefillError: it predicts another number of classes than the project has.
+    """
+    made = []
+    for task_id, image, outcome in answers:
+        if isinstance(image, str):
+            made.append(Made(task_id, failure=image))
+        elif isinstance(outcome, Exception):
             made.append(Made(task_id, failure=f"the model failed on this image: {_told(outcome)}"))
-        else:
-            made.append(_made(task_id, raster, outcome, classes))
+        elif outcome is not None:
+            made.append(_made(task_id, image, outcome, classes))
     return made
 
 

@@ -10,17 +10,27 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import ColumnElement, exists, func, select, true
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, joinedload
 
 from active_learning import queue, routing
-from active_learning.inference import CUT, Made, MaskPredictor, PrefillError, opened, run
+from active_learning.inference import (
+    CUT,
+    Answer,
+    Made,
+    MaskPredictor,
+    PrefillError,
+    ask,
+    opened,
+    rows_of,
+)
 from active_learning.ledger import Ledger, ModelVersion, Prediction, Project, RouteDecision, Task, TaskStatus
 from active_learning.ledger.locking import lock_project
 from active_learning.ledger.types import utc_now
@@ -29,6 +39,7 @@ from active_learning.ports import ImageSource
 from active_learning.push import PushReport, push
 from active_learning.quality import current_calibrator
 from active_learning.signals import features
+from model.raster import Raster
 
 __all__ = [
     "CUT",
@@ -273,19 +284,39 @@ def _predict(
             f"project {project.name!r} is served by {champion.name!r}, but the loaded predictor is {loaded}; "
             "load the champion's checkpoint"
         )
-    stored = 0
+
+    def keep(answers: list[Answer]) -> int | None:
+        return _store(ledger, project_id, champion.id, rows_of(answers, classes))
+
+    stored, before = 0, None
+    with ThreadPoolExecutor(1, "store") as beside:  # what was predicted is stored while more is predicted
+        for group in _groups(ledger, champion.id, images, task_ids, batch, places):
+            answers = ask(predictor, group)
+            if before is not None:
+                count = before.result()
+                if count is None:
+                    break
+                stored += count
+            before = beside.submit(keep, answers)
+            if time.monotonic() >= until:
+                break
+    count = before.result() if before is not None else 0
+    if count is None:
+        log.info("project %d has another champion now; the rest is for that one", project_id)
+    return stored + (count or 0)
+
+
+def _groups(
+    ledger: Ledger,
+    champion_id: int,
+    images: ImageSource,
+    task_ids: Sequence[int],
+    batch: int,
+    places: Sequence[TaskStatus],
+) -> Iterator[list[tuple[int, Raster | str]]]:
+    """The images of tasks that still need a prediction, a batch or less at a time."""
     for start in range(0, len(task_ids), batch):
-        if start and time.monotonic() >= until:
-            break
-        uris = _uris(ledger, task_ids[start : start + batch], champion.id, places)
-        for group in opened(images, uris):
-            made = run(predictor, group, classes)
-            count = _store(ledger, project_id, champion.id, made)
-            if count is None:
-                log.info("project %d has another champion now; the rest is for that one", project_id)
-                return stored
-            stored += count
-    return stored
+        yield from opened(images, _uris(ledger, task_ids[start : start + batch], champion_id, places))
 
 
 def _uris(
@@ -310,44 +341,40 @@ def _store(ledger: Ledger, project_id: int, champion_id: int, made: list[Made]) 
     Returns:
         How many predictions are new; None, with nothing stored, if another champion serves by now.
     """
-    stored = 0
+    ids = sorted(one.task_id for one in made)
     with ledger.session() as session:
         project = lock_project(session, project_id)
         if project.champion_id != champion_id:
             return None
         calibrator = current_calibrator(session, champion_id)
-        tasks = []
-        for one in sorted(made, key=lambda m: m.task_id):
-            task = session.get_one(Task, one.task_id)
+        known = {task.id: task for task in session.scalars(select(Task).where(Task.id.in_(ids)))}
+        rows = []
+        for one in made:
+            task = known[one.task_id]
             if one.row is None:
                 _fail(session, task, one.failure or "")
                 continue
             told = one.row["signals"]
             quality = float(calibrator.predict([one.row["score"]], [features(told)])[0])
             quality = quality if told["usable"] else 0.0
-            row = Prediction(task_id=task.id, model_version_id=champion_id, quality=quality, **one.row)
-            stored += _insert(session, row)
+            rows.append({"task_id": task.id, "model_version_id": champion_id, "quality": quality, **one.row})
             for name, value in (one.image or {}).items():
                 if value is not None and getattr(task, name) is None:
                     setattr(task, name, value)
-            tasks.append(task)
+        stored = _insert(session, rows)
         session.flush()
-        routing.route(session, project, tasks)
+        routing.route(session, project, [known[row["task_id"]] for row in rows])
     return stored
 
 
-def _insert(session: Session, row: Prediction) -> bool:
-    """Store a prediction unless another process was quicker: the first one stays."""
-    task_id, version_id = row.task_id, row.model_version_id
-    try:
-        with session.begin_nested():
-            session.add(row)
-    except IntegrityError:
-        first = exists().where(Prediction.task_id == task_id, Prediction.model_version_id == version_id)
-        if not session.scalar(select(first)):
-            raise
-        return False
-    return True
+def _insert(session: Session, rows: list[dict[str, Any]]) -> int:
+    """Store predictions; where another process was quicker, the first one stays. Returns how many are new."""
+    if not rows:
+        return 0
+    insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
+    unless_there = ["task_id", "model_version_id"]
+    new = insert(Prediction).on_conflict_do_nothing(index_elements=unless_there).returning(Prediction.id)
+    return len(session.scalars(new, rows).all())
 
 
 def _fail(session: Session, task: Task, reason: str) -> None:

@@ -220,11 +220,12 @@ def predict_again(context: CycleContext, journal: Journal) -> Outcome:
         stored = True
         while stored:
             _check(context, journal)
-            with context.prefilling(project_id):
+            with context.alone("predict", project_id):
                 stored = context.predict_waiting(project_id) > 0
-                if not stored or time.monotonic() - told > _TELL_S:
+            if not stored or time.monotonic() - told > _TELL_S:
+                with context.alone("push", project_id):
                     pushed += prefill.push(context.ledger, project_id, context.tool).prefills
-                    told = time.monotonic()
+                told = time.monotonic()
             if stored:
                 done = _predicted(context, project_id)
                 journal.note("prefill", f"{_images(done, 'unlabelled')} predicted so far.", predicted=done)

@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
@@ -77,6 +77,7 @@ class Worker:
         )
         self._jobs = CycleJobs(self._context, settings.jobs_url)
         self._attempts = Attempts()
+        self._stored: defaultdict[int, int] = defaultdict(int)  # predictions of each project's last turn
         self._reconciled: dict[int, float] = {}  # project id -> time.monotonic()
         self._pushing: defaultdict[int, Pace] = defaultdict(partial(Pace, PUSH_S))
         self._looked: set[int] = set()  # projects without new predictions since drift was looked for
@@ -120,46 +121,76 @@ class Worker:
                         raise
                     log.info("standing by: %s", error)
                     self._stop.wait(STANDBY_S)
-            while not self._stop.is_set():
-                if not self.run_once():
-                    self._stop.wait(self._settings.poll_s)
+            predicting = threading.Thread(target=self._loop, args=(self._predict_once,), name="predict")
+            predicting.start()  # beside the rest: the labeling tool may take its time
+            self._loop(lambda: self._listen() + self._tend())
+            predicting.join()
         if self._lost_lease:
             raise LeaseError("the lease on the ledger was lost to another worker, so this one stopped")
 
     def run_once(self) -> int:
-        """Do a bounded part of everything that there is to do.
+        """Do a bounded part of everything that there is to do, one after the other.
 
         Returns:
             How many pieces of work were done: 0 means that there was nothing to do.
         """
         try:
-            return self._do_once()
+            return self._listen() + self._predict_once() + self._tend()
         except Interrupted:
             return 0
 
-    def _do_once(self) -> int:
-        projects: list[Project] = []
-        attempt, tool = self._attempts.attempt, self._context.tool
-        attempt("the ledger", lambda: projects.extend(self._projects()))
-        done = attempt("cycles", self._jobs.work_off)
-        done += sum(self._reconcile(project) for project in projects)
-        done += attempt("inbox", lambda: inbox.work_off(self._ledger, tool))
+    def _loop(self, work: Callable[[], int]) -> None:
+        """Do a piece of work until the worker is to stop; wait a moment where there is none."""
+        try:
+            while not self._stop.is_set():
+                if not work():
+                    self._stop.wait(self._settings.poll_s)
+        except Interrupted:
+            pass
+        finally:
+            self._stop.set()  # no part of the worker outlives another
+
+    def _listen(self) -> int:
+        """Start cycles, and hear what the labeling tool has to say."""
+        done = self._attempts.attempt("cycles", self._jobs.work_off)
+        done += sum(self._reconcile(project) for project in self._projects())
+        return done + self._attempts.attempt(
+            "inbox", lambda: inbox.work_off(self._ledger, self._context.tool)
+        )
+
+    def _predict_once(self) -> int:
+        """A turn for each project."""
+        projects = self._projects()
         for project in projects:
-            predicted = attempt(f"prefill of {project.name}", partial(self._predict, project.id))
-            push = partial(self._push, project.id, busy=predicted > 0)
-            done += predicted + attempt(f"push of {project.name}", push, needs_tool=True)
+            work = partial(self._predict, project.id)
+            self._stored[project.id] = self._attempts.attempt(f"prefill of {project.name}", work)
+        self._context.predictors.keep([p.champion_id for p in projects if p.champion_id is not None])
+        return sum(self._stored[project.id] for project in projects)
+
+    def _tend(self) -> int:
+        """Tell the labeling tool, watch over what is accepted, and ask for cycles that are due."""
+        done, attempt = 0, self._attempts.attempt
+        for project in self._projects():
+            predicted = self._stored[project.id] > 0
+            push = partial(self._push, project.id, busy=predicted)
+            done += attempt(f"push of {project.name}", push, needs_tool=True)
             done += attempt(f"promise of {project.name}", partial(self._watch, project.id))
             if predicted:
                 self._looked.discard(project.id)
             elif project.id not in self._looked:
                 done += attempt(f"drift of {project.name}", partial(self._look_for_drift, project.id))
             done += attempt(f"trigger of {project.name}", partial(self._trigger, project.id))
-        self._context.predictors.keep([p.champion_id for p in projects if p.champion_id is not None])
         return done
 
-    def _projects(self) -> Sequence[Project]:
-        with self._ledger.session(write=False) as session:
-            return session.scalars(select(Project).order_by(Project.id)).all()
+    def _projects(self) -> list[Project]:
+        found: list[Project] = []
+
+        def read() -> None:
+            with self._ledger.session(write=False) as session:
+                found.extend(session.scalars(select(Project).order_by(Project.id)))
+
+        self._attempts.attempt("the ledger", read)
+        return found
 
     def _reconcile(self, project: Project) -> int:
         """Read the tool for what lost events missed; after an outage this is the first that asks it again."""
@@ -179,7 +210,7 @@ class Worker:
 
     def _predict(self, project_id: int) -> int:
         """Predict and route for a turn, unless a cycle is at it."""
-        with self._context.prefilling_if_free(project_id) as free:
+        with self._context.alone_if_free("predict", project_id) as free:
             if not free:
                 return 0
             stored = self._context.predict_waiting(project_id)
@@ -195,7 +226,7 @@ class Worker:
         pace = self._pushing[project_id]
         if busy and not pace.is_due:
             return 0
-        with self._context.prefilling_if_free(project_id) as free:
+        with self._context.alone_if_free("push", project_id) as free:
             if not free:
                 return 0
             with pace.measured():

@@ -47,23 +47,23 @@ def test_a_tool_can_be_stopped_between_its_calls() -> None:
 
 
 def test_one_at_a_time_prefills_a_project(context: CycleContext) -> None:
-    with context.prefilling(1):
-        with context.prefilling_if_free(1) as free:
+    with context.alone("predict", 1):
+        with context.alone_if_free("predict", 1) as free:
             assert not free
-        with context.prefilling_if_free(2) as free:
+        with context.alone_if_free("predict", 2) as free:
             assert free
-    with context.prefilling_if_free(1) as free:
+    with context.alone_if_free("predict", 1) as free:
         assert free
-        with context.prefilling_if_free(1) as again:
+        with context.alone_if_free("predict", 1) as again:
             assert not again
-    with context.prefilling_if_free(1) as free:
+    with context.alone_if_free("predict", 1) as free:
         assert free
 
 
 def test_waiting_for_the_other_can_be_interrupted(context: CycleContext) -> None:
-    with context.prefilling(1):
+    with context.alone("predict", 1):
         threading.Timer(0.2, context.stop.set).start()
-        with pytest.raises(Interrupted), context.prefilling(1):
+        with pytest.raises(Interrupted), context.alone("predict", 1):
             pytest.fail("two at a time")
 
 
@@ -99,7 +99,7 @@ def test_the_other_is_waited_for(context: CycleContext) -> None:
     taken = threading.Event()
 
     def first() -> None:
-        with context.prefilling(1):
+        with context.alone("predict", 1):
             taken.set()
             time.sleep(0.3)
             order.append("first")
@@ -107,7 +107,7 @@ def test_the_other_is_waited_for(context: CycleContext) -> None:
     thread = threading.Thread(target=first)
     thread.start()
     assert taken.wait(10)
-    with context.prefilling(1):
+    with context.alone("predict", 1):
         order.append("second")
     thread.join()
     assert order == ["first", "second"]

@@ -7,8 +7,12 @@ import numpy as np
 import pytest
 
 from active_learning import inference
-from active_learning.inference import PrefillError, opened, run
+from active_learning.inference import Made, PrefillError, ask, opened, rows_of
 from model.raster import Raster
+
+
+def run(predictor: Any, group: list[Any], classes: int) -> list[Made]:
+    return rows_of(ask(predictor, group), classes)
 
 
 def uris(loop: Any, *images: Raster | str) -> dict[int, str]:

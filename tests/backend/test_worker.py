@@ -297,7 +297,7 @@ def test_prefills_go_on_while_a_cycle_runs(rig: Rig, monkeypatch: pytest.MonkeyP
 
 def test_a_cycle_that_prefills_is_not_disturbed(rig: Rig) -> None:
     with rig.worker() as worker:
-        with worker._context.prefilling(1):
+        with worker._context.alone("predict", 1), worker._context.alone("push", 1):
             worker.run_once()
             assert rig.tool.placed == {}
         worker.run_once()
@@ -402,12 +402,12 @@ def test_a_champion_that_cannot_be_loaded_is_said_and_waited_for(
 def test_a_ledger_that_fails_for_a_moment(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def away(_self: Worker) -> Any:
+    def away(*_: Any, **__: Any) -> Any:
         raise LedgerError("the ledger is away")
 
     with rig.worker() as worker:
         with monkeypatch.context() as patched:
-            patched.setattr(Worker, "_projects", away)
+            patched.setattr(rig.ledger, "session", away)
             assert worker.run_once() == 0
         assert "the ledger: the ledger is away; trying again in" in caplog.text
         rig.until(lambda: worker.run_once() is not None and len(rig.tool.placed) == 14, 20)
