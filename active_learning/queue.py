@@ -56,20 +56,23 @@ def upcoming(session: Session, project: Project, view: TaskStatus, limit: int) -
         view: REVIEW or AUDIT.
         limit: how many at most.
     """
-    last = (
-        select(func.max(RouteDecision.id))
-        .where(RouteDecision.task_id == Task.id)
-        .correlate(Task)
-        .scalar_subquery()
-    )
     rows = session.execute(
-        select(Task.tool_task_id, Task.priority, Task.quality, Task.scene, RouteDecision.reason)
-        .outerjoin(RouteDecision, RouteDecision.id == last)
+        select(Task.id, Task.tool_task_id, Task.priority, Task.quality, Task.scene)
         .where(Task.project_id == project.id, Task.status == view)
         .order_by(Task.priority.desc().nulls_last(), Task.id)
         .limit(limit)
+    ).all()
+    # Asked for apart: joined, PostgreSQL may look for the last decision of every task before it takes a few.
+    last = (
+        select(func.max(RouteDecision.id))
+        .where(RouteDecision.task_id.in_([row.id for row in rows]))
+        .group_by(RouteDecision.task_id)
     )
-    return [Place(task, priority, quality, scene, why or "") for task, priority, quality, scene, why in rows]
+    decided = select(RouteDecision.task_id, RouteDecision.reason).where(RouteDecision.id.in_(last))
+    why = {row.task_id: row.reason for row in session.execute(decided)}
+    return [
+        Place(row.tool_task_id, row.priority, row.quality, row.scene, why.get(row.id, "")) for row in rows
+    ]
 
 
 def place_new(ledger: Ledger, project_id: int) -> int:

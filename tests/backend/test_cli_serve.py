@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import backend.cli
-from backend import demo, label_studio_install, up
+from backend import demo, label_studio, label_studio_install, prefill_worker, up, worker
 from backend.cli import serve_commands
 from backend.demo import DemoPlan
 from backend.label_studio_install import InstallError
@@ -70,6 +70,33 @@ def test_up_hands_on_what_was_said(elnet: Elnet, monkeypatch: pytest.MonkeyPatch
     ]
     assert calls[0][0].state == tmp_path
     assert elnet("up", "--labelled-share", "1.5").code == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "started"),
+    [
+        ((), ("all", False)),
+        (("--standby",), ("all", True)),
+        (("--queues", "all"), ("all", False)),
+        (("--queues", "prefill"), ("prefill", None)),
+    ],
+)
+def test_a_worker_does_all_or_only_predicts(
+    options: tuple[str, ...], started: tuple[str, bool | None], elnet: Elnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[str, bool | None]] = []
+    monkeypatch.setattr(label_studio.LabelStudio, "from_settings", lambda _settings: object())
+    monkeypatch.setattr(worker.Worker, "run", lambda _self, standby: calls.append(("all", standby)))
+    monkeypatch.setattr(prefill_worker.PrefillWorker, "run", lambda _self: calls.append(("prefill", None)))
+    answer = elnet("worker", *options)
+    assert answer.code == 0, answer.err
+    assert calls == [started]
+
+
+def test_a_queue_that_does_not_exist_is_refused(elnet: Elnet) -> None:
+    answer = elnet("worker", "--queues", "train")
+    assert answer.code == 2
+    assert "'train' is not one of" in answer.err
 
 
 def test_demo_hands_on_what_was_said(elnet: Elnet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
