@@ -139,7 +139,7 @@ def predict_share(
     began = time.monotonic()
     waiting = _lacking(ledger, project_id, utc_now(), limit, share)
     if not waiting and share.of > 1:
-        waiting = _lacking(ledger, project_id, utc_now(), batch, WHOLE, by_chance=True)
+        waiting = _lacking(ledger, project_id, utc_now(), limit or batch, WHOLE, by_chance=True)
     if not waiting:
         return 0
     if seconds is not None:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
@@ -121,10 +122,10 @@ class Worker:
                         raise
                     log.info("standing by: %s", error)
                     self._stop.wait(STANDBY_S)
-            predicting = threading.Thread(target=self._loop, args=(self._predict_once,), name="predict")
-            predicting.start()  # beside the rest: the labeling tool may take its time
-            self._loop(lambda: self._listen() + self._tend())
-            predicting.join()
+            with ThreadPoolExecutor(1, "predict") as beside:  # the labeling tool may take its time
+                predicting = beside.submit(self._loop, self._predict_once)
+                self._loop(lambda: self._listen() + self._tend())
+            predicting.result()
         if self._lost_lease:
             raise LeaseError("the lease on the ledger was lost to another worker, so this one stopped")
 
