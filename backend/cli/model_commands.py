@@ -105,13 +105,11 @@ def train(
     import torch
 
     from model import training
-    from model.checkpoint import read_card
+    from model.checkpoint import check_vacant, read_card
     from model.distributed import rank_here, torchrun_command
+    from model.pairs import find_pairs
 
     rank = rank_here()
-    if processes > 1 and rank is None:
-        command = torchrun_command(processes, "backend.cli", sys.argv[1:])
-        os.execv(command[0], command)  # noqa: S606  # torchrun in place of this process; it gets the signals
     started = time.monotonic()
     inherited: dict[str, Any] = {}
     if init is not None:
@@ -124,6 +122,11 @@ def train(
     from_file = training.TrainConfig.read(config_file) if config_file is not None else {}
     options = {key: value for key, value in chosen.items() if value is not None}
     config = training.TrainConfig.from_mapping(inherited | from_file | options)
+    if processes > 1 and rank is None:
+        find_pairs(data)  # what is wrong with these is told once, and without torchrun's own words
+        check_vacant(out)
+        command = torchrun_command(processes, "backend.cli", sys.argv[1:])
+        os.execv(command[0], command)  # noqa: S606  # torchrun in place of this process; it gets the signals
     with progress_bar(hidden=json_ or bool(rank)) as report:
 
         def step(state: TrainProgress) -> None:

@@ -136,6 +136,15 @@ def test_several_processes_on_one_gpu_are_refused(monkeypatch: pytest.MonkeyPatc
         joined(torch.device("cuda")).__enter__()
 
 
+def test_the_command_line_refuses_what_it_can_before_it_starts_them(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "backend.cli", "train", "--processes", "2"]
+    command += ["--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=200)
+    assert done.returncode == 1
+    assert done.stderr.startswith("elnet: error: ")
+    assert "Traceback" not in done.stderr
+
+
 def test_the_command_line_starts_them_itself(data: Path, tmp_path: Path) -> None:
     command = [
         sys.executable,
