@@ -23,6 +23,7 @@ class Attempts:
         self._patience: defaultdict[str, Patience] = defaultdict(Patience)
         self._pace: defaultdict[str, Pace] = defaultdict(Pace)
         self.tool_is_down = False
+        self.outages = 0  # how often the tool did not answer
 
     def attempt(self, name: str, work: Callable[[], int | None], *, needs_tool: bool = False) -> int:
         """Do a piece of work, unless it is to rest.
@@ -46,6 +47,7 @@ class Attempts:
             done = work() or 0
         except ToolUnavailableError as error:
             self.tool_is_down = True
+            self.outages += 1
             log.warning("%s: %s; trying again in %.1f s", name, error, patience.failed())
         except ELNetError as error:
             log.error("%s: %s; trying again in %.1f s", name, error, patience.failed())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
 from functools import partial
 from uuid import uuid4
 
@@ -74,8 +73,7 @@ class PrefillWorker:
 
     def run_once(self) -> int:
         """A turn for each project; returns how many predictions were stored."""
-        projects: list[Project] = []
-        self._attempts.attempt("the ledger", lambda: projects.extend(self._projects()))
+        projects = self._projects()
         stored = 0
         try:
             for project in projects:
@@ -86,9 +84,16 @@ class PrefillWorker:
         self._predictors.keep([p.champion_id for p in projects if p.champion_id is not None])
         return stored
 
-    def _projects(self) -> Sequence[Project]:
-        with self._ledger.session(write=False) as session:
-            return session.scalars(select(Project).order_by(Project.id)).all()
+    def _projects(self) -> list[Project]:
+        found: list[Project] = []
+
+        def read() -> int:
+            with self._ledger.session(write=False) as session:
+                found.extend(session.scalars(select(Project).order_by(Project.id)))
+            return 1  # never to rest: everything begins with it
+
+        self._attempts.attempt("the ledger", read)
+        return found
 
     def _predict(self, project_id: int) -> int:
         share = share_of(self._ledger, self.name)

@@ -6,6 +6,7 @@ All but the cycles is worked off from the ledger's state: what is lacking is fou
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import defaultdict
@@ -79,7 +80,7 @@ class Worker:
         self._jobs = CycleJobs(self._context, settings.jobs_url)
         self._attempts = Attempts()
         self._stored: defaultdict[int, int] = defaultdict(int)  # predictions of each project's last turn
-        self._reconciled: dict[int, float] = {}  # project id -> time.monotonic()
+        self._reconciled: dict[int, tuple[float, int]] = {}  # project id -> time.monotonic(), outages by then
         self._pushing: defaultdict[int, Pace] = defaultdict(partial(Pace, PUSH_S))
         self._looked: set[int] = set()  # projects without new predictions since drift was looked for
         self._held = ExitStack()
@@ -186,24 +187,25 @@ class Worker:
     def _projects(self) -> list[Project]:
         found: list[Project] = []
 
-        def read() -> None:
+        def read() -> int:
             with self._ledger.session(write=False) as session:
                 found.extend(session.scalars(select(Project).order_by(Project.id)))
+            return 1  # never to rest: everything begins with it
 
         self._attempts.attempt("the ledger", read)
         return found
 
     def _reconcile(self, project: Project) -> int:
         """Read the tool for what lost events missed; after an outage this is the first that asks it again."""
-        last = self._reconciled.get(project.id)
-        rested = last is None or time.monotonic() - last >= self._settings.reconcile_s
-        if not (rested or self._attempts.tool_is_down):
+        last, outages = self._reconciled.get(project.id, (-math.inf, 0))
+        if time.monotonic() - last < self._settings.reconcile_s and outages == self._attempts.outages:
             return 0
         return self._attempts.attempt(f"reconciliation of {project.name}", partial(self._read_tool, project))
 
     def _read_tool(self, project: Project) -> int:
+        outages = self._attempts.outages
         done = inbox.reconcile(self._ledger, project, self._context.tool)
-        self._reconciled[project.id] = time.monotonic()
+        self._reconciled[project.id] = time.monotonic(), outages
         if self._attempts.tool_is_down:
             self._attempts.tool_is_down = False
             log.info("the labeling tool answers again")

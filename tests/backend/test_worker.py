@@ -36,6 +36,7 @@ from active_learning.ledger import (
     WorkerLease,
 )
 from active_learning.ledger.failures import LedgerError
+from active_learning.ports import ToolUnavailableError
 from backend import worker as workers
 from backend.lease import LeaseError
 from backend.worker import Worker
@@ -364,6 +365,33 @@ def test_without_its_tool_it_goes_on_and_catches_up(rig: Rig, caplog: pytest.Log
         rig.until(lambda: worker.run_once() is not None and len(rig.tool.placed) == 14, 20)
         assert "the labeling tool answers again" in caplog.text
         assert rig.tool.asked[asked:][:2] == ["tasks", "annotations"]  # first what was missed meanwhile
+
+
+def test_after_an_outage_every_project_is_read_anew(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    with rig.ledger.session() as session:
+        for number in (8, 9):
+            session.add(
+                Project(name=f"p{number}", tool_url="http://tool", tool_project_id=number, classes=["x"])
+            )
+    read: list[int] = []
+
+    def reconcile(_ledger: Any, project: Project, _tool: Any) -> int:
+        read.append(project.id)
+        return 0
+
+    def away() -> int:
+        raise ToolUnavailableError("Label Studio does not answer")
+
+    monkeypatch.setattr(workers.inbox, "reconcile", reconcile)
+    with rig.worker(reconcile_s=1000) as worker:
+        worker.run_once()
+        worker.run_once()
+        assert read == [1, 2, 3]
+        worker._attempts.attempt("a push", away)
+        rig.until(lambda: worker.run_once() is not None and len(read) == 6, 20)
+        assert read == [1, 2, 3, 1, 2, 3]
+        worker.run_once()
+        assert len(read) == 6
 
 
 def test_a_defect_in_one_job_does_not_stop_the_others(
