@@ -10,6 +10,11 @@ from typing import Final
 PART: Final = 0.1  # of the time, at most
 
 
+def remainder(took_s: float) -> float:
+    """Seconds that must go to other things, so that what took so long is a `PART` of the time."""
+    return took_s * (1 / PART - 1)
+
+
 class Pace:
     """When something that has to be done again and again is due.
 
@@ -28,7 +33,7 @@ class Pace:
 
     def rest(self, took_s: float) -> None:
         """It was done, and took so long: let it rest for as long as `PART` asks for."""
-        self._not_before = time.monotonic() + max(self._least, took_s * (1 / PART - 1))
+        self._not_before = time.monotonic() + max(self._least, remainder(took_s))
 
     @contextmanager
     def measured(self) -> Iterator[None]:

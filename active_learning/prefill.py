@@ -34,7 +34,7 @@ from active_learning.inference import (
 from active_learning.ledger import Ledger, ModelVersion, Prediction, Project, RouteDecision, Task, TaskStatus
 from active_learning.ledger.locking import lock_project
 from active_learning.ledger.types import utc_now
-from active_learning.pace import PART, Pace
+from active_learning.pace import Pace, remainder
 from active_learning.ports import ImageSource
 from active_learning.push import PushReport, push
 from active_learning.quality import current_calibrator
@@ -142,11 +142,9 @@ def predict_share(
         waiting = _lacking(ledger, project_id, utc_now(), limit or batch, WHOLE, by_chance=True)
     if not waiting:
         return 0
-    if seconds is not None:
-        now = time.monotonic()
-        until = now + max(seconds, (now - began) * (1 / PART - 1))
-        return _predict(ledger, project_id, waiting, predictor, images, batch, routing.OPEN, until)
-    return _predict(ledger, project_id, waiting, predictor, images, batch, routing.OPEN)
+    now = time.monotonic()
+    until = math.inf if seconds is None else now + max(seconds, remainder(now - began))
+    return _predict(ledger, project_id, waiting, predictor, images, batch, routing.OPEN, until)
 
 
 class Upkeep:
@@ -341,7 +339,7 @@ def _store(ledger: Ledger, project_id: int, champion_id: int, made: list[Made]) 
     Returns:
         How many predictions are new; None, with nothing stored, if another champion serves by now.
     """
-    ids = sorted(one.task_id for one in made)
+    ids = [one.task_id for one in made]
     with ledger.session() as session:
         project = lock_project(session, project_id)
         if project.champion_id != champion_id:

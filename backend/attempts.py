@@ -7,6 +7,9 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 
+from sqlalchemy import select
+
+from active_learning.ledger import Ledger, Project
 from active_learning.pace import Pace
 from active_learning.ports import ToolUnavailableError
 from backend.patience import Patience
@@ -24,6 +27,18 @@ class Attempts:
         self._pace: defaultdict[str, Pace] = defaultdict(Pace)
         self.tool_is_down = False
         self.outages = 0  # how often the tool did not answer
+
+    def projects(self, ledger: Ledger) -> list[Project]:
+        """Every project; none while the ledger cannot be read."""
+        found: list[Project] = []
+
+        def read() -> int:
+            with ledger.session(write=False) as session:
+                found.extend(session.scalars(select(Project).order_by(Project.id)))
+            return 1  # never to rest: everything begins with it
+
+        self.attempt("the ledger", read)
+        return found
 
     def attempt(self, name: str, work: Callable[[], int | None], *, needs_tool: bool = False) -> int:
         """Do a piece of work, unless it is to rest.

@@ -7,18 +7,16 @@ import threading
 from functools import partial
 from uuid import uuid4
 
-from sqlalchemy import select
-
 from active_learning import prefill
-from active_learning.context import LOOKAHEAD, TURN_S, Interrupted, interruptible
-from active_learning.ledger import Ledger, Project
+from active_learning.context import LOOKAHEAD, TURN_S, interruptible
+from active_learning.ledger import Ledger
 from active_learning.ports import ImageSource
 from active_learning.predictors import PredictorPool, by_champion
 from active_learning.prefill import MaskPredictor
 from backend.attempts import Attempts
 from backend.lease import Lease, LeaseError, share_of
 from backend.settings import Settings
-from backend.stopping import stopped_by_signals
+from backend.stopping import stopped_by_signals, work_until
 
 log = logging.getLogger(__name__)
 
@@ -65,35 +63,18 @@ class PrefillWorker:
         self._ledger.check()
         with stopped_by_signals(self._stop), Lease(self._ledger, self._lose, self.name):
             log.info("%s started on %r", self.name, self._ledger)
-            while not self._stop.is_set():
-                if not self.run_once():
-                    self._stop.wait(self._settings.poll_s)
+            work_until(self._stop, self._predict_once, self._settings.poll_s)
         if self._lost_lease:
             raise LeaseError("the ledger was out of reach for too long, so this worker stopped")
 
-    def run_once(self) -> int:
+    def _predict_once(self) -> int:
         """A turn for each project; returns how many predictions were stored."""
-        projects = self._projects()
-        stored = 0
-        try:
-            for project in projects:
-                work = partial(self._predict, project.id)
-                stored += self._attempts.attempt(f"prefill of {project.name}", work)
-        except Interrupted:
-            return stored
+        projects, stored = self._attempts.projects(self._ledger), 0
+        for project in projects:
+            work = partial(self._predict, project.id)
+            stored += self._attempts.attempt(f"prefill of {project.name}", work)
         self._predictors.keep([p.champion_id for p in projects if p.champion_id is not None])
         return stored
-
-    def _projects(self) -> list[Project]:
-        found: list[Project] = []
-
-        def read() -> int:
-            with self._ledger.session(write=False) as session:
-                found.extend(session.scalars(select(Project).order_by(Project.id)))
-            return 1  # never to rest: everything begins with it
-
-        self._attempts.attempt("the ledger", read)
-        return found
 
     def _predict(self, project_id: int) -> int:
         share = share_of(self._ledger, self.name)

@@ -1,13 +1,15 @@
-"""How a worker hears that it is to stop."""
+"""How a worker goes on until it hears that it is to stop."""
 
 from __future__ import annotations
 
 import logging
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from active_learning.context import Interrupted
 
 log = logging.getLogger(__name__)
 
@@ -29,3 +31,18 @@ def stopped_by_signals(stop: threading.Event) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def work_until(stop: threading.Event, work: Callable[[], int], pause_s: float) -> None:
+    """Do a piece of work again and again until the worker is to stop; pause where there was none.
+
+    The event is set at the end, however that came: no part of a worker outlives another.
+    """
+    try:
+        while not stop.is_set():
+            if not work():
+                stop.wait(pause_s)
+    except Interrupted:
+        pass
+    finally:
+        stop.set()

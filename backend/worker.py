@@ -17,7 +17,6 @@ from dataclasses import asdict
 from functools import partial
 from typing import Self
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from active_learning import drift, prefill, thresholds, triggers
@@ -33,7 +32,7 @@ from backend import inbox
 from backend.attempts import Attempts
 from backend.lease import NAME, STANDBY_S, HeldError, Lease, LeaseError, share_of
 from backend.settings import Settings
-from backend.stopping import stopped_by_signals
+from backend.stopping import stopped_by_signals, work_until
 
 log = logging.getLogger(__name__)
 
@@ -124,8 +123,9 @@ class Worker:
                     log.info("standing by: %s", error)
                     self._stop.wait(STANDBY_S)
             with ThreadPoolExecutor(1, "predict") as beside:  # the labeling tool may take its time
-                predicting = beside.submit(self._loop, self._predict_once)
-                self._loop(lambda: self._listen() + self._tend())
+                pause = self._settings.poll_s
+                predicting = beside.submit(work_until, self._stop, self._predict_once, pause)
+                work_until(self._stop, lambda: self._listen() + self._tend(), pause)
             predicting.result()
         if self._lost_lease:
             raise LeaseError("the lease on the ledger was lost to another worker, so this one stopped")
@@ -141,28 +141,17 @@ class Worker:
         except Interrupted:
             return 0
 
-    def _loop(self, work: Callable[[], int]) -> None:
-        """Do a piece of work until the worker is to stop; wait a moment where there is none."""
-        try:
-            while not self._stop.is_set():
-                if not work():
-                    self._stop.wait(self._settings.poll_s)
-        except Interrupted:
-            pass
-        finally:
-            self._stop.set()  # no part of the worker outlives another
-
     def _listen(self) -> int:
         """Start cycles, and hear what the labeling tool has to say."""
         done = self._attempts.attempt("cycles", self._jobs.work_off)
-        done += sum(self._reconcile(project) for project in self._projects())
+        done += sum(self._reconcile(project) for project in self._attempts.projects(self._ledger))
         return done + self._attempts.attempt(
             "inbox", lambda: inbox.work_off(self._ledger, self._context.tool)
         )
 
     def _predict_once(self) -> int:
         """A turn for each project."""
-        projects = self._projects()
+        projects = self._attempts.projects(self._ledger)
         for project in projects:
             work = partial(self._predict, project.id)
             self._stored[project.id] = self._attempts.attempt(f"prefill of {project.name}", work)
@@ -172,7 +161,7 @@ class Worker:
     def _tend(self) -> int:
         """Tell the labeling tool, watch over what is accepted, and ask for cycles that are due."""
         done, attempt = 0, self._attempts.attempt
-        for project in self._projects():
+        for project in self._attempts.projects(self._ledger):
             predicted = self._stored[project.id] > 0
             push = partial(self._push, project.id, busy=predicted)
             done += attempt(f"push of {project.name}", push, needs_tool=True)
@@ -183,17 +172,6 @@ class Worker:
                 done += attempt(f"drift of {project.name}", partial(self._look_for_drift, project.id))
             done += attempt(f"trigger of {project.name}", partial(self._trigger, project.id))
         return done
-
-    def _projects(self) -> list[Project]:
-        found: list[Project] = []
-
-        def read() -> int:
-            with self._ledger.session(write=False) as session:
-                found.extend(session.scalars(select(Project).order_by(Project.id)))
-            return 1  # never to rest: everything begins with it
-
-        self._attempts.attempt("the ledger", read)
-        return found
 
     def _reconcile(self, project: Project) -> int:
         """Read the tool for what lost events missed; after an outage this is the first that asks it again."""

@@ -46,6 +46,7 @@ from model.raster import Raster, open_raster, write_png
 
 SIDE = 256
 BATCH = 32
+VERSION = "elnet-0001"  # of every project
 _CONTROL = parse_label_config(INTERFACE).control
 
 
@@ -189,7 +190,7 @@ def players(url: str, kinds: Sequence[str], seconds: float = 0.02) -> Iterator[l
             process.wait()
 
 
-def furnish(ledger: Ledger, uris: Sequence[str], checkpoint: Path = Path("nowhere")) -> int:
+def furnish(ledger: Ledger, uris: Sequence[str]) -> int:
     """A project of these images, with a champion; its id."""
     with ledger.session() as session:
         number = (session.scalar(select(func.count(Project.id))) or 0) + 1
@@ -202,8 +203,8 @@ def furnish(ledger: Ledger, uris: Sequence[str], checkpoint: Path = Path("nowher
         )
         session.add(project)
         session.flush()
-        path = checkpoint if checkpoint != Path("nowhere") else checkpoint / str(number)
-        registry.promote(session, registry.register(session, project, path, "0" * 64))
+        version = registry.register(session, project, Path("nowhere"), "0" * 64, name=VERSION)
+        registry.promote(session, version)
         first = (session.scalar(select(func.max(Task.tool_task_id))) or 0) + 1
         session.add_all(
             Task(project_id=project.id, tool_task_id=first + i, image_uri=uri, scene=str(i))
@@ -244,19 +245,15 @@ def tile(ledger: Ledger, folder: Path, rounds: int) -> None:
     for file in files:
         write_png(file, random.integers(0, 255, (SIDE, SIDE, 3), dtype=np.uint8))
     predictor = Predictor(checkpoint, device="cpu", batch_size=BATCH)
+    served = Named(predictor)
     ratios, bare_seconds = [], []
     for number in range(rounds + 1):
         began = time.perf_counter()
         for start in range(0, len(files), BATCH):
             predictor.predict([open_raster(file) for file in files[start : start + BATCH]])
         bare = time.perf_counter() - began
-        copy = folder / f"version-{number}"
-        copy.symlink_to(checkpoint)
-        project_id = furnish(ledger, [str(file) for file in files], copy)
-        with ledger.session(write=False) as session:
-            version = session.get_one(Project, project_id).champion
+        project_id = furnish(ledger, [str(file) for file in files])
         began = time.perf_counter()
-        served = Named(predictor, version.name if version else "")
         stored = prefill.predict_waiting(ledger, project_id, served, Files(), batch=BATCH)
         prefill.push(ledger, project_id, TakingTool(ledger))
         whole = time.perf_counter() - began
@@ -274,20 +271,19 @@ def tile(ledger: Ledger, folder: Path, rounds: int) -> None:
 
 
 class Named:
-    """A predictor under another version's name."""
+    """A predictor under the champion's name."""
 
-    def __init__(self, predictor: Predictor, version: str) -> None:
+    version = VERSION
+
+    def __init__(self, predictor: Predictor) -> None:
         self.predict = predictor.predict
-        self.version = version
 
 
 def takeover(ledger: Ledger, url: str) -> float:
     """Seconds until a worker that stands by works."""
     with players(url, ["all"]) as [worker]:
         wait_for(lambda: alive(ledger) == 1)
-        with (
-            ledger.session() as session
-        ):  # as another machine would have it: its process cannot be looked for
+        with ledger.session() as session:  # as of another machine: its process cannot be looked for
             session.execute(update(WorkerLease).values(host="elsewhere"))
         with players(url, ["standby"]):
             time.sleep(15)
