@@ -13,6 +13,7 @@ from active_learning.ledger import Ledger
 from active_learning.ledger.failures import LedgerError
 from active_learning.ports import ImageSource
 from backend import metrics, ml_api, readiness, webhooks
+from backend.desk import pages
 from backend.media import MediaStore
 from backend.resident import Predictors, ResidentPredictors
 from backend.services import EXTENSION, Services
@@ -45,11 +46,12 @@ def create_app(
     app = Flask("elnet", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_REQUEST_BYTES
     app.extensions[EXTENSION] = Services(
-        settings, ledger, Serving(ledger, images, predictors, settings.label_studio.url)
+        settings, ledger, Serving(ledger, images, predictors, settings.label_studio.url), images
     )
     metrics.install(app, ledger)
     for module in (ml_api, webhooks, metrics, readiness):
         app.register_blueprint(module.blueprint)
+    pages.install(app)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(LedgerError, _ledger_error)
     app.register_error_handler(Exception, _defect)

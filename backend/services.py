@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from flask import current_app
 
 from active_learning.ledger import Ledger
+from active_learning.ports import ImageSource
 from backend.serving import Serving
 from backend.settings import Settings
 
@@ -20,6 +21,7 @@ class Services:
     settings: Settings
     ledger: Ledger
     serving: Serving
+    images: ImageSource
 
 
 def services() -> Services:

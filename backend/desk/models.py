@@ -1,0 +1,16 @@
+"""."""
+
+from __future__ import annotations
+
+from flask import Blueprint
+
+from backend.desk.project_page import open_project, render
+
+blueprint = Blueprint("desk_models", __name__, url_prefix="/desk")
+
+
+@blueprint.get("/<int:project_id>/models")
+def show(project_id: int) -> str:
+    """The page."""
+    with open_project(project_id) as (_, project):
+        return render("models.html", project)

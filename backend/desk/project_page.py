@@ -1,0 +1,42 @@
+"""What the pages of a project share: the project of the address, and the frame around the page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from flask import g, render_template
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+from werkzeug.exceptions import NotFound
+
+from active_learning.ledger import Project
+from backend.services import services
+
+
+@contextmanager
+def open_project(project_id: int, *, write: bool = False) -> Iterator[tuple[Session, Project]]:
+    """A transaction, and the project in it; committed at the end where `write`.
+
+    Raises:
+        NotFound: there is no such project.
+        LedgerError: the ledger cannot be had.
+    """
+    with services().ledger.session(write=write) as session:
+        project = session.get(Project, project_id)
+        if project is None:
+            raise NotFound(f"There is no project {project_id}.")
+        g.projects = session.execute(select(Project.id, Project.name).order_by(Project.name)).all()
+        yield session, project
+
+
+def render(template: str, project: Project | None, **facts: Any) -> str:
+    """A page in its frame.
+
+    Args:
+        template: its name in `templates/desk`.
+        project: whose page it is; None: of no project.
+        facts: what it shows.
+    """
+    return render_template(f"desk/{template}", project=project, projects=g.get("projects", []), **facts)

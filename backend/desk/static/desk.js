@@ -1,0 +1,90 @@
+// The desk's pages work without this; it draws charts, tells times in the reader's zone, and keeps live parts live.
+"use strict";
+
+const DARK = matchMedia("(prefers-color-scheme: dark)");
+
+function localTimes(root) {
+  const shown = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+  const whole = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "long" });
+  for (const time of root.querySelectorAll("time[datetime]")) {
+    const at = new Date(time.dateTime);
+    time.textContent = shown.format(at);
+    time.title = whole.format(at);
+  }
+}
+
+function chartConfig() {
+  const css = getComputedStyle(document.documentElement);
+  const of = (name) => css.getPropertyValue(name).trim();
+  const axis = { labelColor: of("--muted"), titleColor: of("--muted"), gridColor: of("--line"), domainColor: of("--line"), tickColor: of("--line"),
+                 labelFontSize: 11.5, titleFontSize: 12, titleFontWeight: "normal" };
+  return { background: "transparent", font: getComputedStyle(document.body).fontFamily, axis, view: { stroke: null },
+           legend: { labelColor: of("--ink"), titleColor: of("--muted"), labelFontSize: 12, orient: "top", title: null },
+           range: { category: [of("--accent"), of("--review"), of("--audit"), of("--done"), of("--decide"), of("--stop")] },
+           text: { color: of("--ink") }, rule: { color: of("--muted") }, title: { color: of("--ink") } };
+}
+
+let library = null;
+function vega() {
+  library ??= new Promise((resolve, reject) => {
+    const script = document.createElement("script");
+    script.src = document.querySelector("meta[name=vega]").content;
+    script.onload = () => resolve(window.vegaEmbed);
+    script.onerror = () => reject(new Error("the library that draws charts cannot be loaded"));
+    document.head.append(script);
+  });
+  return library;
+}
+
+async function drawChart(place) {
+  try {
+    const answer = await fetch(place.dataset.chart, { headers: { Accept: "application/json" } });
+    const spec = await answer.json();
+    if (!answer.ok) throw new Error(spec.error || answer.statusText);
+    if (spec.empty) {
+      place.innerHTML = "";
+      const note = document.createElement("p");
+      note.className = "empty";
+      note.textContent = place.dataset.empty || "Nothing to draw yet.";
+      place.append(note);
+      return;
+    }
+    const embed = await vega();
+    place.view?.finalize();
+    // ast: no code is made of text, as the pages' security policy demands
+    const made = await embed(place, spec, { ast: true, actions: false, renderer: "svg", defaultStyle: false, config: chartConfig(),
+                                            tooltip: { disableDefaultStyle: true } });
+    place.view = made.view;
+    place.dispatchEvent(new CustomEvent("drawn", { bubbles: true }));
+  } catch (error) {
+    place.textContent = `This chart cannot be drawn: ${error.message}`;
+  }
+}
+
+function drawCharts(root) {
+  for (const place of root.querySelectorAll("[data-chart]")) drawChart(place);
+}
+
+function keepLive() {  // a card of a cycle under way: the page is asked again, and the card replaced
+  const card = document.querySelector("[data-live=yes]");
+  if (!card) return;
+  setTimeout(async () => {
+    try {
+      const answer = await fetch(location.href);
+      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+      const fresh = page.querySelector("[data-live]");
+      if (fresh) { localTimes(fresh); card.replaceWith(fresh); }
+    } finally { keepLive(); }
+  }, 5000);
+}
+
+document.addEventListener("DOMContentLoaded", () => {
+  localTimes(document);
+  drawCharts(document);
+  keepLive();
+  for (const box of document.querySelectorAll("input[data-masks]"))
+    box.addEventListener("change", () => document.body.classList.toggle("no-masks", !box.checked));
+  for (const form of document.querySelectorAll("form[data-confirm]"))
+    form.addEventListener("submit", (event) => { if (!confirm(form.dataset.confirm)) event.preventDefault(); });
+});
+DARK.addEventListener("change", () => drawCharts(document));
