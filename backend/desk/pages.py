@@ -14,4 +14,6 @@ def install(app: Flask) -> None:
     """Add them."""
     for page in PAGES:
         app.register_blueprint(page.blueprint)
-    app.jinja_env.globals.update(statuses=list(MEANINGS), meanings=MEANINGS, duration=duration)
+    app.jinja_env.globals.update(
+        statuses=list(MEANINGS), meanings=MEANINGS, duration=duration, csrf=lambda: ""
+    )
