@@ -4,10 +4,22 @@ from __future__ import annotations
 
 from flask import Flask
 
-from backend.desk import charts, cycles, index, models, overview, pictures, quality, queue, threshold
+from backend.desk import (
+    api,
+    charts,
+    cycles,
+    index,
+    models,
+    openapi,
+    overview,
+    pictures,
+    quality,
+    queue,
+    threshold,
+)
 from backend.desk.words import MEANINGS, duration
 
-PAGES = (index, overview, threshold, queue, quality, models, cycles, charts, pictures)
+PAGES = (index, overview, threshold, queue, quality, models, cycles, charts, pictures, api, openapi)
 
 
 def install(app: Flask) -> None:

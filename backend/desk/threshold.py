@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 from flask import Blueprint, flash, redirect, render_template, request, url_for
@@ -30,7 +31,7 @@ USUAL: Final = Promise(iou=0.6, risk=0.1)  # that a lead is asked about first
 class Move:
     """One change of the threshold, as `active_learning.ledger.ThresholdChange`."""
 
-    at: Any
+    at: datetime
     who: str
     before: float | None
     after: float | None
@@ -87,11 +88,12 @@ def facts(session: Session, project: Project, asked: Promise | None = None) -> T
         tried,
         in_words(answer, promised, version, tried),
         ladder(session, project, promised),
-        [_move(change) for change in thresholds.history(session, project)],
+        [move(change) for change in thresholds.history(session, project)],
     )
 
 
-def _move(change: ThresholdChange) -> Move:
+def move(change: ThresholdChange) -> Move:
+    """One change of the threshold."""
     return Move(change.at, change.who, change.from_value, change.to_value, change.why)
 
 
