@@ -16,11 +16,12 @@ from pydantic import Field, TypeAdapter, ValidationError
 from sqlalchemy.orm import Session
 from werkzeug.exceptions import BadRequest
 
-from active_learning import policy, thresholds
+from active_learning import policy
 from active_learning.guarantee import Promise
 from active_learning.ledger import Project
 from active_learning.ledger.failures import LedgerError
 from backend.desk import overview, threshold
+from backend.desk.access import note
 from backend.desk.index import ProjectLine, project_lines
 from backend.desk.project_page import open_project, signed_in
 from backend.services import services
@@ -114,17 +115,16 @@ def _threshold(session: Session, project: Project, given: PromiseQuery) -> thres
 
 
 def _set_threshold(session: Session, project: Project, given: ThresholdBody) -> threshold.Move:
-    return threshold.move(thresholds.set_threshold(session, project, given.value, signed_in(), given.why))
+    return threshold.set_number(session, project, given.value, given.why)
 
 
 def _promise(session: Session, project: Project, given: PromiseBody) -> threshold.Move:
     promised = Promise(given.iou, given.risk, given.confidence, given.classes)
-    made, _ = thresholds.promise(session, project, promised, signed_in(), given.why)
-    return threshold.move(made)
+    return threshold.make_promise(session, project, promised, given.why)
 
 
 def _undo(session: Session, project: Project, given: Nothing) -> threshold.Move:
-    return threshold.move(thresholds.undo(session, project, signed_in()))
+    return threshold.take_back(session, project)
 
 
 def _policy(session: Session, project: Project, given: Nothing) -> list[SettingLine]:
@@ -136,6 +136,7 @@ def _policy(session: Session, project: Project, given: Nothing) -> list[SettingL
 
 def _set_policy(session: Session, project: Project, given: PolicyBody) -> list[SettingLine]:
     policy.change(session, project, given.changes, signed_in(), given.why)
+    note(session, "policy.set", project=project, changes=given.changes, why=given.why)
     return _policy(session, project, Nothing())
 
 

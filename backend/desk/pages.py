@@ -1,9 +1,14 @@
-"""The desk's pages in the application."""
+"""The desk's pages and its API in the application, and who may use them."""
 
 from __future__ import annotations
 
-from flask import Flask
+from typing import Final
 
+from flask import Flask, request
+from flask_wtf.csrf import generate_csrf
+from markupsafe import Markup
+
+from active_learning.ledger import Role
 from backend.desk import (
     api,
     charts,
@@ -17,15 +22,29 @@ from backend.desk import (
     queue,
     threshold,
 )
+from backend.desk.access import check
 from backend.desk.words import MEANINGS, duration
 
-PAGES = (index, overview, threshold, queue, quality, models, cycles, charts, pictures, api, openapi)
+GUARDED: Final = (overview, threshold, queue, quality, models, cycles, charts, pictures, api, openapi)
 
 
 def install(app: Flask) -> None:
     """Add them."""
-    for page in PAGES:
+    app.register_blueprint(index.blueprint)
+    for page in GUARDED:
         app.register_blueprint(page.blueprint)
-    app.jinja_env.globals.update(
-        statuses=list(MEANINGS), meanings=MEANINGS, duration=duration, csrf=lambda: ""
-    )
+    app.jinja_env.globals.update(statuses=list(MEANINGS), meanings=MEANINGS, duration=duration, csrf=_csrf)
+
+
+def _guard() -> None:
+    """Viewers look, leads change."""
+    check(Role.VIEWER if request.method in {"GET", "HEAD", "OPTIONS"} else Role.LEAD)
+
+
+def _csrf() -> Markup:
+    """The hidden field of every form that changes something."""
+    return Markup('<input type="hidden" name="csrf_token" value="{}">').format(generate_csrf())
+
+
+for _page in GUARDED:
+    _page.blueprint.before_request(_guard)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -17,6 +18,7 @@ from active_learning.guarantee import Guarantee, GuaranteeError, Promise
 from active_learning.ledger import Project, ThresholdChange
 from active_learning.ledger.tables import ModelVersion
 from active_learning.risk import ThresholdError, WhatIf, what_if
+from backend.desk.access import note
 from backend.desk.charts import Chart, chart
 from backend.desk.ladder import STEPS, Ladder, draw, ladder, near, reached
 from backend.desk.project_page import open_project, render, signed_in
@@ -97,6 +99,41 @@ def move(change: ThresholdChange) -> Move:
     return Move(change.at, change.who, change.from_value, change.to_value, change.why)
 
 
+def set_number(session: Session, project: Project, value: float | None, why: str) -> Move:
+    """Let a number of the lead's own be the threshold; None: nothing is accepted.
+
+    Raises:
+        ThresholdError: not in [0, 1], nothing would change, or no reason is named.
+    """
+    made = thresholds.set_threshold(session, project, value, signed_in(), why)
+    note(session, "threshold.set", project=project, to=value, why=why)
+    return move(made)
+
+
+def make_promise(session: Session, project: Project, asked: Promise, why: str) -> Move:
+    """Let a promise set the threshold, now and after each cycle.
+
+    Raises:
+        ThresholdError: nothing would change, no reason is named, or there is no such class.
+    """
+    if not why:
+        raise ThresholdError("a change of the threshold needs who made it and why")
+    made, found = thresholds.promise(session, project, asked, signed_in(), why)
+    note(session, "threshold.promise", project=project, promise=str(asked), to=found.threshold, why=why)
+    return move(made)
+
+
+def take_back(session: Session, project: Project) -> Move:
+    """Undo the last move.
+
+    Raises:
+        ThresholdError: there was none.
+    """
+    made = thresholds.undo(session, project, signed_in())
+    note(session, "threshold.undo", project=project, to=made.to_value)
+    return move(made)
+
+
 @chart("risk-coverage")
 def _risk_coverage(session: Session, project: Project, query: Any) -> Chart:
     promised = _asked(query) or thresholds.standing(project) or USUAL
@@ -147,27 +184,18 @@ def gallery(project_id: int) -> str:
 def set_(project_id: int) -> Response:
     """Set a number of the lead's own; the button `none` sets that nothing is accepted."""
     value = None if "none" in request.form else _number(request.form, "value", -1.0)
-    return _changed(
-        project_id,
-        lambda session, project: thresholds.set_threshold(
-            session, project, value, signed_in(), request.form.get("why", "")
-        ),
-    )
+    return _changed(project_id, lambda session, project: set_number(session, project, value, _why()))
 
 
 @blueprint.post("/<int:project_id>/threshold/promise")
 def promise(project_id: int) -> Response:
     """Let a promise set the threshold, now and after each cycle."""
 
-    def change(session: Session, project: Project) -> ThresholdChange:
+    def change(session: Session, project: Project) -> Move:
         asked = _asked(request.form)
         if asked is None:
             raise ThresholdError("the form names no promise")
-        why = request.form.get("why", "").strip()
-        if not why:
-            raise ThresholdError("a change of the threshold needs who made it and why")
-        made, _ = thresholds.promise(session, project, asked, signed_in(), why)
-        return made
+        return make_promise(session, project, asked, _why())
 
     return _changed(project_id, change)
 
@@ -175,19 +203,23 @@ def promise(project_id: int) -> Response:
 @blueprint.post("/<int:project_id>/threshold/undo")
 def undo(project_id: int) -> Response:
     """Take back the last move."""
-    return _changed(project_id, lambda session, project: thresholds.undo(session, project, signed_in()))
+    return _changed(project_id, take_back)
 
 
-def _changed(project_id: int, change: Any) -> Response:
+def _changed(project_id: int, change: Callable[[Session, Project], Move]) -> Response:
     """Make a change, or say why not, and go back to the page."""
     try:
         with open_project(project_id, write=True) as (session, project):
-            made: ThresholdChange = change(session, project)
-            moved = "nothing is accepted now" if made.to_value is None else f"it is {made.to_value:.3f} now"
+            after = change(session, project).after
+        moved = "nothing is accepted now" if after is None else f"it is {after:.3f} now"
         flash(f"Recorded: {moved}. Every image is routed by it within seconds.", "ok")
     except (ThresholdError, GuaranteeError) as error:
         flash(f"Nothing was changed: {error}.", "error")
     return redirect(url_for("desk_threshold.show", project_id=project_id))
+
+
+def _why() -> str:
+    return request.form.get("why", "").strip()
 
 
 def _asked(given: MultiDict[str, str]) -> Promise | None:

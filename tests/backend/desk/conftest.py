@@ -1,7 +1,8 @@
-"""A project with a champion, images that wait and audits, behind the real application."""
+"""What tests of the desk share: users, a browser that keeps its cookies, a project with something in it."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -10,19 +11,141 @@ from typing import Any
 
 import numpy as np
 import pytest
+from flask import Blueprint
 from flask.testing import FlaskClient
 from sqlalchemy import select
 from sqlalchemy.orm import Session
+from werkzeug.test import TestResponse
 
 from active_learning import labels, registry, routing
-from active_learning.ledger import Ledger, Prediction, Project, Task
+from active_learning.ledger import Ledger, Prediction, Project, Role, Task, User
 from active_learning.ledger.types import utc_now
 from active_learning.ports import ToolAnnotation
 from active_learning.signals import signals
+from backend import accounts
+from backend.actions import Who
+from backend.desk.access import check, current_user, note, requires
+from backend.services import services
 
+PASSWORD = "a few words will do"
 SQUARE = np.zeros((1, 8, 8), np.bool_)
 SQUARE[:, 2:6, 2:6] = True
 SIGNALS = signals(np.where(SQUARE, 0.9, 0.1)).to_dict()
+
+
+@pytest.fixture(autouse=True)
+def _cheap(cheap_passwords: None) -> None:
+    """Every test of the desk signs in."""
+
+
+@pytest.fixture
+def add_user(ledger: Ledger) -> Callable[..., User]:
+    """Makes a user whose password is `Browser.PASSWORD`."""
+
+    def add(name: str, role: Role = Role.VIEWER) -> User:
+        with ledger.session() as session:
+            user, _ = accounts.add(session, name, role, Who("tester"))
+            accounts.set_password(session, user, PASSWORD, Who("tester"))
+        return user
+
+    return add
+
+
+class Browser:
+    """A client that sends the CSRF token of the page before, as its forms would."""
+
+    PASSWORD = PASSWORD
+
+    def __init__(self, client: FlaskClient, address: str = "127.0.0.1") -> None:
+        self.client = client
+        self.address = address
+
+    def get(self, path: str, **options: Any) -> TestResponse:
+        return self.client.get(path, environ_overrides={"REMOTE_ADDR": self.address}, **options)
+
+    def post(self, path: str, form: dict[str, str] | None = None, **options: Any) -> TestResponse:
+        token = options.pop("token", None) or self.token()
+        return self.client.post(
+            path,
+            data={"csrf_token": token, **(form or {})},
+            environ_overrides={"REMOTE_ADDR": self.address},
+            **options,
+        )
+
+    def token(self) -> str:
+        page = self.get("/desk/password")
+        if page.status_code == 302:
+            page = self.get("/desk/sign-in")
+        found = re.search(r'name="csrf_token" value="([^"]+)"', page.text)
+        assert found, page.text
+        return found[1]
+
+    def sign_in(self, name: str, password: str = PASSWORD, **form: str) -> TestResponse:
+        return self.post("/desk/sign-in", {"name": name, "password": password, **form})
+
+    def cookie(self) -> Any:
+        return self.client.get_cookie("elnet") or self.client.get_cookie("__Host-elnet")
+
+
+def trial_pages() -> tuple[Blueprint, Blueprint]:
+    """Pages and addresses for each role, as the desk's own are made."""
+    pages = Blueprint("trial", __name__, url_prefix="/desk/trial")
+    api = Blueprint("trial_api", __name__, url_prefix="/api/v1/trial")
+
+    @pages.get("/viewer")
+    @api.get("/viewer")
+    @requires(Role.VIEWER)
+    def viewer() -> str:
+        person = current_user()
+        assert person is not None
+        return f"{person.name} {person.role} {person.by}"
+
+    @pages.route("/lead", methods=["GET", "POST"])
+    @api.route("/lead", methods=["GET", "POST"])
+    @requires(Role.LEAD)
+    def lead() -> str:
+        with services().ledger.session() as session:
+            note(session, "trial", "thing", to=1)
+        return "done"
+
+    @pages.get("/admin")
+    @api.get("/admin")
+    def admin() -> str:
+        check(Role.ADMIN)
+        return "done"
+
+    return pages, api
+
+
+@pytest.fixture
+def make_desk(make_site: Callable[..., Any]) -> Callable[..., Any]:
+    """Makes a site with pages for each role; keyword arguments are those of `DeskSettings`, and `web`."""
+
+    def make(*, web: dict[str, Any] | None = None, **desk: Any) -> Any:
+        site = make_site(desk=desk, **(web or {}))
+        for blueprint in trial_pages():
+            site.app.register_blueprint(blueprint)
+        return site
+
+    return make
+
+
+@pytest.fixture
+def desk(make_desk: Callable[..., Any]) -> Any:
+    """A site with pages for each role."""
+    return make_desk()
+
+
+@pytest.fixture
+def browse() -> Callable[..., Browser]:
+    """Makes a browser for a site, with cookies of its own."""
+    return lambda site, address="127.0.0.1": Browser(site.app.test_client(), address)
+
+
+@pytest.fixture
+def browser(desk: Any, browse: Callable[..., Browser]) -> Browser:
+    """A browser that nobody has signed in with."""
+    return browse(desk)
 
 
 @dataclass
@@ -31,6 +154,7 @@ class Spills:
 
     ledger: Ledger
     client: FlaskClient
+    browser: Browser
     images: Any
     project_id: int = 1
 
@@ -41,6 +165,12 @@ class Spills:
     def project(self, session: Session) -> Project:
         return session.get_one(Project, self.project_id)
 
+    def browser_of(self, name: str) -> Browser:
+        """One that another user has signed in with."""
+        other = Browser(self.client.application.test_client())
+        other.sign_in(name)
+        return other
+
     def page(self, path: str = "", **query: Any) -> str:
         answer = self.client.get(self.path + path, query_string=query)
         assert answer.status_code == 200, answer.get_data(as_text=True)
@@ -48,7 +178,7 @@ class Spills:
 
     def post(self, path: str, **form: Any) -> str:
         """Send a form; the page that comes next."""
-        answer = self.client.post(self.path + path, data=form, follow_redirects=True)
+        answer = self.browser.post(self.path + path, form, follow_redirects=True)
         assert answer.status_code == 200, answer.get_data(as_text=True)
         return answer.get_data(as_text=True)
 
@@ -99,12 +229,16 @@ class Spills:
 
 
 @pytest.fixture
-def empty_spills(make_site: Callable[..., Any]) -> Spills:
-    """Without images and versions."""
+def empty_spills(
+    make_site: Callable[..., Any], add_user: Callable[..., User], browse: Callable[..., Browser]
+) -> Spills:
+    """Without images and versions; a lead has signed in."""
     site = make_site()
-    site.app.secret_key = "test"
     project = site.add_project(name="spills", tool_project_id=1, classes=["oil"])
-    return Spills(site.ledger, site.client, site.images, project.id)
+    add_user("lea", Role.LEAD)
+    browser = browse(site)
+    browser.sign_in("lea")
+    return Spills(site.ledger, browser.client, browser, site.images, project.id)
 
 
 @pytest.fixture

@@ -5,12 +5,24 @@ from typing import Any
 import pytest
 from openapi_spec_validator import validate
 
+from backend import accounts, api_tokens
+from backend.actions import Who
 from backend.desk.openapi import document
 
 
 @pytest.fixture
 def api(spills):
     return f"/api/v1/projects/{spills.project_id}"
+
+
+@pytest.fixture(autouse=True)
+def _token(spills, monkeypatch):
+    """Every request of this module's client carries a token of the lead instead of a cookie."""
+    with spills.ledger.session() as session:
+        user = accounts.find(session, "lea")
+        _, token = api_tokens.make(session, user, "test", None, Who("tester"))
+    spills.client.delete_cookie("elnet")
+    spills.client.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {token}"
 
 
 def test_the_document_is_valid_and_names_every_route(spills):

@@ -27,13 +27,13 @@ def test_nothing_to_draw_is_told(spills):
     assert spills.client.get(f"{spills.path}/charts/none.json").status_code == 404
 
 
-def test_the_library_that_draws_is_served_from_here(site, monkeypatch, tmp_path):
+def test_the_library_that_draws_is_served_from_here(spills, monkeypatch, tmp_path):
     monkeypatch.setenv("ELNET_HOME", str(tmp_path))
-    with site.client.get(f"/desk/vega/{charts.vega_version()}.js") as answer:
+    with spills.client.get(f"/desk/vega/{charts.vega_version()}.js") as answer:
         assert b"vegaEmbed" in answer.data
         assert "immutable" in answer.headers["Cache-Control"]
     assert charts.vega_bundle().parent.parent == tmp_path
-    assert site.client.get("/desk/vega/vega-0.js").status_code == 404
+    assert spills.client.get("/desk/vega/vega-0.js").status_code == 404
 
 
 @pytest.mark.parametrize("name", sorted(charts._MAKERS))

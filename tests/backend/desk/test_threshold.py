@@ -78,7 +78,7 @@ def test_a_number_of_the_leads_own(spills):
     assert "see what comes" in page
     with spills.ledger.session(write=False) as session:
         project = spills.project(session)
-        assert thresholds.history(session, project)[0].who == "lead"
+        assert thresholds.history(session, project)[0].who == "lea"
         assert [t.status for t in spills_tasks(session)][:3] == [
             TaskStatus.ACCEPTED,
             TaskStatus.ACCEPTED,
