@@ -58,6 +58,8 @@ async function drawChart(place) {
     place.dispatchEvent(new CustomEvent("drawn", { bubbles: true }));
   } catch (error) {
     place.textContent = `This chart cannot be drawn: ${error.message}`;
+  } finally {
+    place.dataset.drawn = "yes";
   }
 }
 
@@ -125,7 +127,14 @@ function threshold(panel) {
   tell();
 }
 
+function reachable() {  // what scrolls sideways can be scrolled by keyboard too
+  for (const box of document.querySelectorAll(".scroll"))
+    if (box.scrollWidth > box.clientWidth) box.tabIndex = 0; else box.removeAttribute("tabindex");
+}
+
 document.addEventListener("DOMContentLoaded", () => {
+  reachable();
+  addEventListener("resize", reachable);
   localTimes(document);
   drawCharts(document);
   keepLive();
