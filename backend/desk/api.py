@@ -16,14 +16,12 @@ from pydantic import Field, TypeAdapter, ValidationError
 from sqlalchemy.orm import Session
 from werkzeug.exceptions import BadRequest
 
-from active_learning import policy
 from active_learning.guarantee import Promise
 from active_learning.ledger import Project
 from active_learning.ledger.failures import LedgerError
-from backend.desk import overview, threshold
-from backend.desk.access import note
+from backend.desk import overview, policy, threshold
 from backend.desk.index import ProjectLine, project_lines
-from backend.desk.project_page import open_project, signed_in
+from backend.desk.project_page import open_project
 from backend.services import services
 from model.errors import ELNetError
 
@@ -73,15 +71,6 @@ class PolicyBody:
 
 
 @dataclass(frozen=True, slots=True)
-class SettingLine:
-    """A setting of a project: its value and what it means."""
-
-    name: str
-    value: Any
-    meaning: str
-
-
-@dataclass(frozen=True, slots=True)
 class Nothing:
     """No body, no query."""
 
@@ -127,17 +116,8 @@ def _undo(session: Session, project: Project, given: Nothing) -> threshold.Move:
     return threshold.take_back(session, project)
 
 
-def _policy(session: Session, project: Project, given: Nothing) -> list[SettingLine]:
-    return [
-        SettingLine(name, getattr(project, name), setting.meaning)
-        for name, setting in policy.SETTINGS.items()
-    ]
-
-
-def _set_policy(session: Session, project: Project, given: PolicyBody) -> list[SettingLine]:
-    policy.change(session, project, given.changes, signed_in(), given.why)
-    note(session, "policy.set", project=project, changes=given.changes, why=given.why)
-    return _policy(session, project, Nothing())
+def _set_policy(session: Session, project: Project, given: PolicyBody) -> policy.Policy:
+    return policy.change(session, project, given.changes, given.why)
 
 
 ROUTES: Final = (
@@ -150,8 +130,9 @@ ROUTES: Final = (
     Route("POST", "/threshold/promise", "Let a promise set the threshold, now and after each cycle.",
           _promise, threshold.Move, PromiseBody),
     Route("POST", "/threshold/undo", "Take back the last move of the threshold.", _undo, threshold.Move),
-    Route("GET", "/policy", "The settings of the project.", _policy, list[SettingLine]),
-    Route("POST", "/policy", "Change settings of the project.", _set_policy, list[SettingLine], PolicyBody),
+    Route("GET", "/policy", "The settings of the project.",
+          lambda session, project, given: policy.facts(session, project), policy.Policy),
+    Route("POST", "/policy", "Change settings of the project.", _set_policy, policy.Policy, PolicyBody),
 )  # fmt: skip
 
 

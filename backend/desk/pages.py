@@ -14,10 +14,12 @@ from backend.desk import (
     charts,
     cycles,
     index,
+    log,
     models,
     openapi,
     overview,
     pictures,
+    policy,
     quality,
     queue,
     threshold,
@@ -25,7 +27,20 @@ from backend.desk import (
 from backend.desk.access import check
 from backend.desk.words import MEANINGS, duration
 
-GUARDED: Final = (overview, threshold, queue, quality, models, cycles, charts, pictures, api, openapi)
+GUARDED: Final = (
+    overview,
+    threshold,
+    queue,
+    quality,
+    models,
+    cycles,
+    policy,
+    log,
+    charts,
+    pictures,
+    api,
+    openapi,
+)
 
 
 def install(app: Flask) -> None:

@@ -93,4 +93,4 @@ def test_no_json_no_project_no_number(spills, api):
 
 def test_a_setting_is_changed_for_a_reason(spills, api):
     answer = spills.client.post(f"{api}/policy", json={"changes": {"audit_share": 0.3}, "why": "more audits"})
-    assert {line["name"]: line["value"] for line in answer.get_json()}["audit_share"] == 0.3
+    assert {line["name"]: line["value"] for line in answer.get_json()["settings"]}["audit_share"] == 0.3

@@ -16,7 +16,7 @@ axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe i
 
 pytestmark = pytest.mark.browser
 
-PAGES = ("", "/threshold", "/queue", "/quality", "/models", "/cycles")
+PAGES = ("", "/threshold", "/queue", "/quality", "/models", "/cycles", "/policy")
 ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run")
 WAIT_MS = 60_000
 
@@ -51,9 +51,11 @@ def page(url: str) -> Iterator[Any]:
         made.on("pageerror", lambda error: complaints.append(str(error)))
         made.on(
             "request",
-            lambda r: complaints.append(f"asked {r.url}")
-            if urlsplit(r.url).netloc not in {urlsplit(url).netloc, ""}
-            else None,
+            lambda r: (
+                complaints.append(f"asked {r.url}")
+                if urlsplit(r.url).netloc not in {urlsplit(url).netloc, ""}
+                else None
+            ),
         )
         made.goto("/desk/")
         made.get_by_label("Name").fill("lea")
@@ -78,7 +80,9 @@ def test_every_page_can_be_read_by_everybody(page):
         for path in PAGES:
             seen(page, path)
             assert "cannot be drawn" not in page.inner_text("body")
-            wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+            wide = page.evaluate(
+                "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+            )
             assert wide <= 0, f"{path} is {wide} px too wide at {width}"
             found = axe.Axe().run(page).response["violations"]
             grave = [

@@ -69,7 +69,7 @@ def test_a_change_is_on_record(spills):
         assert last.project_id == spills.project_id
 
 
-@pytest.mark.parametrize("path", ["", "/threshold", "/queue", "/quality", "/models", "/cycles"])
+@pytest.mark.parametrize("path", ["", "/threshold", "/queue", "/quality", "/models", "/cycles", "/policy"])
 def test_a_page_loads_nothing_from_elsewhere_and_runs_nothing_inline(spills, path):
     answer = spills.client.get(spills.path + path)
     policy = answer.headers["Content-Security-Policy"]
