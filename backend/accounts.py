@@ -1,6 +1,6 @@
 """The users of the desk: who may sign in, in which role, with which password. No HTTP here.
 
-Every change is written down (`backend.actions`). Whoever works at a terminal of this machine may do all of it:
+Every change is written down (`backend.actions`). Whoever has a terminal of this machine may do all of it:
 they could change the ledger as well.
 """
 
