@@ -31,7 +31,7 @@ def web() -> None:
     from backend.wsgi import gunicorn_command
 
     settings = with_secrets(load_settings())  # never open: `project create` gives Label Studio the same ones
-    _make_first_admin(settings)
+    _prepare_desk(settings)
     command = gunicorn_command(settings)
     # Our own interpreter, in place of this process: gunicorn gets the signals.
     os.execve(command[0], command, environment(settings))  # noqa: S606
@@ -100,13 +100,19 @@ def demo(
     run_demo(data, out, DemoPlan(cycles=cycles, limit=limit, seed=seed))
 
 
-def _make_first_admin(settings: Settings) -> None:
-    """Let somebody in: without a user the desk is of no use."""
+def _prepare_desk(settings: Settings) -> None:
+    """Let somebody in: without a user the desk is of no use.
+
+    Raises:
+        OidcError: what the settings need is not installed.
+    """
     from active_learning.ledger import Ledger, LedgerError
     from backend.accounts import FIRST_ADMIN, add_first_admin
+    from backend.desk.oidc import check_installed
 
     if not settings.desk.enabled:
         return
+    check_installed(settings)
     try:
         with Ledger(settings.ledger_url) as ledger:
             ledger.check()
