@@ -1,7 +1,7 @@
 """The users of the desk: who may sign in, in which role, with which password. No HTTP here.
 
-Every change is written down (`backend.actions`). Whoever works at a terminal of this machine may do all of
-it: they could change the ledger as well.
+Every change is written down (`backend.actions`). Whoever has a terminal of this machine may do all of it:
+they could change the ledger as well.
 """
 
 from __future__ import annotations
@@ -136,12 +136,19 @@ def sign_in(ledger: Ledger, name: str, password: str, address: str | None) -> Us
         if user is None or user.disabled or user.password_hash != known:  # changed, or used up, meanwhile
             return None
         user.password_hash = None if user.must_change_password else better
-        user.signed_in_at = utc_now()
-        record(session, Who(user.name, address), "user.sign_in", user.name)
+        note_sign_in(session, user, address)
     return user
 
 
-def vouched_for(session: Session, subject: str, name: str, role: Role | None, new: Role, who: Who) -> User:
+def note_sign_in(session: Session, user: User, address: str | None) -> None:
+    """Write down that a user has signed in."""
+    user.signed_in_at = utc_now()
+    record(session, Who(user.name, address), "user.sign_in", user.name)
+
+
+def vouched_for(
+    session: Session, subject: str, name: str, role: Role | None, new: Role, address: str | None
+) -> User:
     """The user for whom a reverse proxy or an identity provider vouches; made at the first time.
 
     A user who exists with a password is never handed over because of an equal name: whoever can choose names
@@ -153,7 +160,7 @@ def vouched_for(session: Session, subject: str, name: str, role: Role | None, ne
         name: that they have over there today.
         role: that they are to have from now on; None: the one they have.
         new: the role of one who is made.
-        who: vouches.
+        address: of their browser.
 
     Raises:
         UserError: the name belongs to somebody else, or the user is disabled.
@@ -166,11 +173,11 @@ def vouched_for(session: Session, subject: str, name: str, role: Role | None, ne
         user = User(name=kept, role=role or new, subject=subject)
         session.add(user)
         session.flush()
-        record(session, who, "user.add", user.name, role=user.role, subject=subject)
+        record(session, Who(kept, address), "user.add", kept, role=user.role, subject=subject)
     if user.disabled:
         raise UserError(f"The user {user.name!r} is disabled: ask an admin.")
     if role is not None and role is not user.role:
-        _assign(session, user, role, who)
+        _assign(session, user, role, Who(user.name, address))
     return user
 
 

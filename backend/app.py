@@ -55,7 +55,7 @@ def create_app(
         app.register_blueprint(module.blueprint)
     if settings.desk.enabled:
         protection.install(app, settings)
-        signing_in.install(app)
+        signing_in.install(app, settings)
         pages.install(app)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(LedgerError, _ledger_error)

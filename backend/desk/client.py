@@ -24,8 +24,8 @@ def client_address() -> str:
 
 def client_network() -> str:
     """What one household can have many of: its IPv4 address, or its /64 of IPv6."""
-    address = _read(client_address())
-    return str(ip_network((address, 64), strict=False) if isinstance(address, IPv6Address) else address)
+    address = client_address()
+    return str(ip_network((address, 64), strict=False)) if ":" in address else address
 
 
 def is_from_proxy() -> bool:

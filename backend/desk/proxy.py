@@ -30,4 +30,4 @@ def named() -> User:
         raise Forbidden(f"The proxy names more than one user in {rules.header}: it must replace the header.")
     listed = request.headers.get(rules.groups_header, "") if rules.groups_header else ""
     groups = [group.strip() for group in listed.split(",")]
-    return admit(services().ledger, rules, f"proxy:{name}", name, groups, client_address())
+    return admit(services().ledger, rules, f"proxy:{name.casefold()}", name, groups, client_address())

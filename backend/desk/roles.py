@@ -8,7 +8,6 @@ from werkzeug.exceptions import Forbidden
 
 from active_learning.ledger import Ledger, Role, User
 from backend import accounts
-from backend.actions import Who
 from backend.settings import RoleRules
 
 
@@ -38,13 +37,12 @@ def admit(
     new = role or default
     if new is None:
         raise Forbidden(f"{name} is in no group that may use the desk. Ask whoever runs it.")
-    who = Who(name, address)
     try:
         with ledger.session(write=False) as session:
             user = accounts.find_subject(session, subject)
         if user is not None and not user.disabled and role in {None, user.role}:
             return user
         with ledger.session() as session:
-            return accounts.vouched_for(session, subject, name, role, new, who)
+            return accounts.vouched_for(session, subject, name, role, new, address)
     except accounts.UserError as error:
         raise Forbidden(str(error)) from error
