@@ -25,7 +25,7 @@ from backend.desk import (
     threshold,
 )
 from backend.desk.access import check
-from backend.desk.words import MEANINGS, duration
+from backend.desk.words import MEANINGS, duration, marked, sentence
 
 GUARDED: Final = (
     overview,
@@ -49,6 +49,7 @@ def install(app: Flask) -> None:
     for page in GUARDED:
         app.register_blueprint(page.blueprint)
     app.jinja_env.globals.update(statuses=list(MEANINGS), meanings=MEANINGS, duration=duration, csrf=_csrf)
+    app.jinja_env.filters.update(marked=marked, sentence=sentence)
 
 
 def _guard() -> None:
