@@ -114,7 +114,7 @@ def _steps(session: Session, cycle: Cycle) -> list[Step]:
     told = select(CycleEvent.step, CycleEvent.message).where(CycleEvent.cycle_id == cycle.id)
     done = told.where(CycleEvent.data["finished"].as_boolean().is_(True)).order_by(CycleEvent.id)
     last = told.where(CycleEvent.step == cycle.step).order_by(CycleEvent.id.desc()).limit(1)
-    said = dict([*session.execute(last).tuples(), *session.execute(done).tuples()])
+    said = {step: message for query in (last, done) for step, message in session.execute(query)}
     taken = next((step for step in _DECISIONS if step in cycle.seconds or step == cycle.step), None)
     ended = {CycleState.FAILED: "stopped", CycleState.CANCELLED: "stopped"}.get(cycle.state, "now")
     return [
@@ -141,7 +141,7 @@ def _left_s(session: Session, cycle: Cycle) -> float | None:
     events = select(CycleEvent.at, CycleEvent.data).where(
         CycleEvent.cycle_id == cycle.id, CycleEvent.data["epochs"].as_integer().is_not(None)
     )
-    told = session.execute(events.order_by(CycleEvent.id.desc()).limit(_PACE)).tuples().all()
+    told = session.execute(events.order_by(CycleEvent.id.desc()).limit(_PACE)).all()
     if len(told) < 2:
         return None
     (now, last), (then, first) = told[0], told[-1]

@@ -118,7 +118,7 @@ def cycle_facts(session: Session, cycle: Cycle) -> CycleFacts:
     """Of one cycle."""
     iou = ModelVersion.metrics["fg_iou"].as_float()
     trained = select(ModelVersion.name, iou).where(ModelVersion.id == cycle.challenger_id)
-    version, reached = session.execute(trained).tuples().first() or (None, None)
+    version, reached = session.execute(trained).first() or (None, None)
     return CycleFacts(
         cycle.id,
         cycle.state,

@@ -144,7 +144,7 @@ def _origin(session: Session, version: ModelVersion) -> Origin | None:
     for start in range(0, len(trained), _CHUNK):
         ids = [entry["label_id"] for entry in trained[start : start + _CHUNK]]
         drew = select(Label.annotator, func.count()).where(Label.id.in_(ids)).group_by(Label.annotator)
-        people.update(dict(session.execute(drew).tuples().all()))
+        people.update({annotator: labels for annotator, labels in session.execute(drew)})  # noqa: C416 - rows are no pairs
     return Origin(
         snapshot.sha256,
         snapshot.created_at,

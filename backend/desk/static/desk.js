@@ -26,7 +26,7 @@ function chartConfig() {
 }
 
 let library = null;
-function vega() {
+function loaded() {  // not called vega: the library takes that name for itself
   library ??= new Promise((resolve, reject) => {
     const script = document.createElement("script");
     script.src = document.querySelector("meta[name=vega]").content;
@@ -50,7 +50,7 @@ async function drawChart(place) {
       place.append(note);
       return;
     }
-    const embed = await vega();
+    const embed = await loaded();
     place.view?.finalize();
     // ast: no code is made of text, as the pages' security policy demands
     const made = await embed(place, spec, { ast: true, actions: false, renderer: "svg", defaultStyle: false, config: chartConfig(),
