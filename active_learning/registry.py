@@ -160,6 +160,18 @@ def rollback(session: Session, project: Project, who: str | None = None) -> Mode
         RegistryError: there was no champion before.
     """
     lock_project(session, project.id)
+    version = former(session, project)
+    if version is None:
+        raise RegistryError(
+            f"project {project.name!r} had no champion before this one, so there is nothing to go back to; "
+            "set the accept threshold to none to send everything to people"
+        )
+    _serve(session, project, version, rollback=True, who=who)
+    return version
+
+
+def former(session: Session, project: Project) -> ModelVersion | None:
+    """The version that `rollback` goes back to; None: there was no champion before this one."""
     history: list[int] = []
     for move in session.scalars(
         select(Promotion).where(Promotion.project_id == project.id).order_by(Promotion.id)
@@ -168,14 +180,7 @@ def rollback(session: Session, project: Project, who: str | None = None) -> Mode
             history.pop()
         else:
             history.append(move.model_version_id)
-    if len(history) < 2:
-        raise RegistryError(
-            f"project {project.name!r} had no champion before this one, so there is nothing to go back to; "
-            "set the accept threshold to none to send everything to people"
-        )
-    version = session.get_one(ModelVersion, history[-2])
-    _serve(session, project, version, rollback=True, who=who)
-    return version
+    return session.get_one(ModelVersion, history[-2]) if len(history) > 1 else None
 
 
 def _serve(

@@ -6,6 +6,7 @@ gives are dataclasses, and the OpenAPI document (`backend.desk.openapi`) is made
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -19,7 +20,7 @@ from werkzeug.exceptions import BadRequest
 from active_learning.guarantee import Promise
 from active_learning.ledger import Project
 from active_learning.ledger.failures import LedgerError
-from backend.desk import overview, policy, threshold
+from backend.desk import cycle_page, cycles, model_page, models, overview, policy, threshold
 from backend.desk.index import ProjectLine, project_lines
 from backend.desk.project_page import open_project
 from backend.services import services
@@ -71,6 +72,20 @@ class PolicyBody:
 
 
 @dataclass(frozen=True, slots=True)
+class Older:
+    """To page on: only what is older than the one of this id."""
+
+    before: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OtherQuery:
+    """The version that one is compared with; default: the champion, or the one that it succeeded."""
+
+    other: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Nothing:
     """No body, no query."""
 
@@ -83,7 +98,8 @@ class Route:
         method: GET reads; POST changes something, and needs a lead.
         path: below a project; "" is the project itself.
         summary: a sentence for the document.
-        does: session, project, what was given, what stands in the path -> the answer.
+        does: session, project, what was given (unless `given` is Nothing), what stands in the path -> the
+            answer.
         answer: its type.
         given: dataclass of the query (GET) or the JSON body (POST).
     """
@@ -112,27 +128,55 @@ def _promise(session: Session, project: Project, given: PromiseBody) -> threshol
     return threshold.make_promise(session, project, promised, given.why)
 
 
-def _undo(session: Session, project: Project, given: Nothing) -> threshold.Move:
-    return threshold.take_back(session, project)
-
-
 def _set_policy(session: Session, project: Project, given: PolicyBody) -> policy.Policy:
     return policy.change(session, project, given.changes, given.why)
 
 
+def _models(session: Session, project: Project, given: Older) -> models.Models:
+    return models.facts(session, project, given.before)
+
+
+def _model(session: Session, project: Project, given: OtherQuery, name: str) -> model_page.ModelPage:
+    return model_page.facts(session, project, name, given.other)
+
+
+def _cycles(session: Session, project: Project, given: Older) -> cycles.Cycles:
+    return cycles.facts(session, project, given.before)
+
+
+def _cycle(session: Session, project: Project, given: Older, cycle_id: int) -> cycle_page.CyclePage:
+    return cycle_page.facts(session, project, cycle_id, given.before)
+
+
 ROUTES: Final = (
     Route("GET", "", "Where the project stands, and what needs a lead.",
-          lambda session, project, given: overview.overview(session, project), overview.Overview),
+          overview.overview, overview.Overview),
     Route("GET", "/threshold", "What each threshold would do, what can be promised, and its history.",
           _threshold, threshold.ThresholdFacts, PromiseQuery),
     Route("POST", "/threshold", "Set the threshold to a number, or to none.",
           _set_threshold, threshold.Move, ThresholdBody),
     Route("POST", "/threshold/promise", "Let a promise set the threshold, now and after each cycle.",
           _promise, threshold.Move, PromiseBody),
-    Route("POST", "/threshold/undo", "Take back the last move of the threshold.", _undo, threshold.Move),
-    Route("GET", "/policy", "The settings of the project.",
-          lambda session, project, given: policy.facts(session, project), policy.Policy),
-    Route("POST", "/policy", "Change settings of the project.", _set_policy, policy.Policy, PolicyBody),
+    Route("POST", "/threshold/undo", "Take back the last move of the threshold.",
+          threshold.take_back, threshold.Move),
+    Route("GET", "/models", "Model versions, newest first.", _models, models.Models, Older),
+    Route("GET", "/models/<name>", "One version beside another: figures, image by image, lineage.",
+          _model, model_page.ModelPage, OtherQuery),
+    Route("POST", "/models/<name>/promote", "Let a version serve.", models.let_serve, models.VersionFacts),
+    Route("POST", "/models/<name>/reject", "Put a version aside.", models.put_aside, models.VersionFacts),
+    Route("POST", "/models/rollback", "Go back to the champion before this one.",
+          models.roll_back, models.VersionFacts),
+    Route("GET", "/cycles", "Retraining cycles, newest first, and what the next one waits for.",
+          _cycles, cycles.Cycles, Older),
+    Route("POST", "/cycles", "Ask for a cycle now.", cycles.ask_for, cycles.CycleFacts),
+    Route("GET", "/cycles/<int:cycle_id>", "One cycle: its steps, and its log, newest first.",
+          _cycle, cycle_page.CyclePage, Older),
+    Route("POST", "/cycles/<int:cycle_id>/cancel", "Stop a cycle.", cycles.stop, cycles.CycleFacts),
+    Route("POST", "/cycles/<int:cycle_id>/resume", "Let a cycle go on with the step that it did not finish.",
+          cycles.go_on, cycles.CycleFacts),
+    Route("GET", "/policy", "The settings of the project, and their changes.", policy.facts, policy.Policy),
+    Route("POST", "/policy", "Change settings of the project, all or none.",
+          _set_policy, policy.Policy, PolicyBody),
 )  # fmt: skip
 
 
@@ -147,10 +191,10 @@ def _view(route: Route) -> Callable[..., Response | tuple[Response, int]]:
     takes, writes = TypeAdapter(route.given), route.method != "GET"
 
     def view(project_id: int, **path: Any) -> Response | tuple[Response, int]:
-        given = _given(takes, writes)
+        given = () if route.given is Nothing else (_given(takes, writes),)
         try:
             with open_project(project_id, write=writes) as (session, project):
-                return _answer(route.does(session, project, given, **path), route.answer)
+                return _answer(route.does(session, project, *given, **path), route.answer)
         except LedgerError:
             raise
         except ELNetError as error:
@@ -180,12 +224,7 @@ def path_of(route: Route) -> str:
 
 
 for _route in ROUTES:
-    _name = (
-        f"{_route.method} {_route.path}".replace("/", " ").replace("<", "").replace(">", "").replace(":", "_")
-    )
+    _words = re.sub(r"[^a-z]+", " ", f"{_route.method} {_route.path}".lower()).split()
     blueprint.add_url_rule(
-        path_of(_route),
-        endpoint="_".join(_name.lower().split()),
-        view_func=_view(_route),
-        methods=[_route.method],
+        path_of(_route), endpoint="_".join(_words), view_func=_view(_route), methods=[_route.method]
     )

@@ -12,9 +12,11 @@ from active_learning.ledger import Role
 from backend.desk import (
     api,
     charts,
+    cycle_page,
     cycles,
     index,
     log,
+    model_page,
     models,
     openapi,
     overview,
@@ -25,15 +27,17 @@ from backend.desk import (
     threshold,
 )
 from backend.desk.access import check
-from backend.desk.words import MEANINGS, duration, marked, sentence
+from backend.desk.words import MEANINGS, duration, marked, sentence, span
 
-GUARDED: Final = (
+PAGES: Final = (
     overview,
     threshold,
     queue,
     quality,
     models,
+    model_page,
     cycles,
+    cycle_page,
     policy,
     log,
     charts,
@@ -41,15 +45,23 @@ GUARDED: Final = (
     api,
     openapi,
 )
+GUARDED: Final = tuple(dict.fromkeys(page.blueprint for page in PAGES))  # two pages may share one
 
 
 def install(app: Flask) -> None:
     """Add them."""
     app.register_blueprint(index.blueprint)
-    for page in GUARDED:
-        app.register_blueprint(page.blueprint)
-    app.jinja_env.globals.update(statuses=list(MEANINGS), meanings=MEANINGS, duration=duration, csrf=_csrf)
-    app.jinja_env.filters.update(marked=marked, sentence=sentence)
+    for blueprint in GUARDED:
+        app.register_blueprint(blueprint)
+    app.jinja_env.globals.update(
+        statuses=list(MEANINGS),
+        meanings=MEANINGS,
+        duration=duration,
+        csrf=_csrf,
+        sentence=sentence,
+        span=span,
+    )
+    app.jinja_env.filters.update(marked=marked)
 
 
 def _guard() -> None:
@@ -62,5 +74,5 @@ def _csrf() -> Markup:
     return Markup('<input type="hidden" name="csrf_token" value="{}">').format(generate_csrf())
 
 
-for _page in GUARDED:
-    _page.blueprint.before_request(_guard)
+for _blueprint in GUARDED:
+    _blueprint.before_request(_guard)

@@ -38,11 +38,23 @@ def marked(text: str) -> Markup:
     return Markup(_CODE.sub(r"<code>\1</code>", str(escape(text))))  # noqa: S704 - escaped
 
 
-def sentence(text: str) -> str:
-    """With a capital at the beginning and a full stop at the end."""
-    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith('.') else '.'}"
-
-
 def count(number: int, noun: str) -> str:
     """`1 image`, `1,200 images`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def sentence(text: object) -> str:
+    """A text as a sentence: with a capital, and a full stop; an error's too."""
+    said = str(text)
+    return f"{said[:1].upper()}{said[1:]}{'' if said.endswith('.') else '.'}"
+
+
+def span(seconds: float) -> str:
+    """How long something took: "under 0.1 s", "8.5 s", "2 min 13 s", "1 h 20 min"."""
+    if seconds < 0.1:
+        return "under 0.1 s"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    minutes = round(whole / 60)
+    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{minutes // 60} h {minutes % 60} min"

@@ -233,3 +233,5 @@ def test_any_moves_leave_one_champion_and_a_true_history(ledger: Ledger, moves: 
                 registry.promote(session, versions[move])
             champions = [v for v in versions if v.state is ModelState.CHAMPION]
             assert champions == [versions[stack[-1]]] == [project.champion]
+            former = registry.former(session, project)
+            assert former is (versions[stack[-2]] if len(stack) > 1 else None)

@@ -5,10 +5,11 @@ const DARK = matchMedia("(prefers-color-scheme: dark)");
 
 function localTimes(root) {
   const shown = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+  const exact = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
   const whole = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "long" });
   for (const time of root.querySelectorAll("time[datetime]")) {
     const at = new Date(time.dateTime);
-    time.textContent = shown.format(at);
+    time.textContent = ("seconds" in time.dataset ? exact : shown).format(at);
     time.title = whole.format(at);
   }
 }
@@ -25,7 +26,7 @@ function chartConfig() {
 }
 
 let library = null;
-function vega() {
+function loaded() {  // not called vega: the library takes that name for itself
   library ??= new Promise((resolve, reject) => {
     const script = document.createElement("script");
     script.src = document.querySelector("meta[name=vega]").content;
@@ -49,7 +50,7 @@ async function drawChart(place) {
       place.append(note);
       return;
     }
-    const embed = await vega();
+    const embed = await loaded();
     place.view?.finalize();
     // ast: no code is made of text, as the pages' security policy demands
     const made = await embed(place, spec, { ast: true, actions: false, renderer: "svg", defaultStyle: false, config: chartConfig(),
@@ -67,16 +68,17 @@ function drawCharts(root) {
   for (const place of root.querySelectorAll("[data-chart]")) drawChart(place);
 }
 
-function keepLive() {  // a card of a cycle under way: the page is asked again, and the card replaced
-  const card = document.querySelector("[data-live=yes]");
-  if (!card) return;
+function keepLive() {  // parts of a page about what is under way: the page is asked again, and they are replaced
+  if (!document.querySelector("[data-live=yes]")) return;
   setTimeout(async () => {
     try {
-      const answer = await fetch(location.href);
-      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-      const fresh = page.querySelector("[data-live]");
-      if (fresh) { localTimes(fresh); card.replaceWith(fresh); }
-    } finally { keepLive(); }
+      const answer = document.hidden ? null : await fetch(location.href);
+      if (answer?.ok) {
+        const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+        for (const part of document.querySelectorAll("[data-live]")) renew(part, page);
+      }
+    } catch { /* the server is away for a moment: asked again */ }
+    keepLive();
   }, 5000);
 }
 
@@ -132,6 +134,24 @@ function reachable() {  // what scrolls sideways can be scrolled by keyboard too
     if (box.scrollWidth > box.clientWidth) box.tabIndex = 0; else box.removeAttribute("tabindex");
 }
 
+function renew(part, page) {
+  const fresh = part.id ? page.getElementById(part.id) : page.querySelector("[data-live]");
+  const selected = getSelection();
+  const busy = part.contains(document.activeElement) || (!selected.isCollapsed && selected.containsNode(part, true));
+  if (!fresh || busy) return;  // what somebody is at stays; the next round finds it
+  const [top, left] = [part.scrollTop, part.scrollLeft];
+  localTimes(fresh);
+  confirmFirst(fresh);
+  part.replaceWith(fresh);
+  fresh.scrollTo(left, top);
+  if (fresh.dataset.stamp !== part.dataset.stamp) drawCharts(document.getElementById(fresh.dataset.redraw));
+}
+
+function confirmFirst(root) {
+  for (const form of root.querySelectorAll("form[data-confirm]"))
+    form.addEventListener("submit", (event) => { if (!confirm(form.dataset.confirm)) event.preventDefault(); });
+}
+
 document.addEventListener("DOMContentLoaded", () => {
   reachable();
   addEventListener("resize", reachable);
@@ -141,7 +161,6 @@ document.addEventListener("DOMContentLoaded", () => {
   for (const panel of document.querySelectorAll("[data-slider]")) threshold(panel);
   for (const box of document.querySelectorAll("input[data-masks]"))
     box.addEventListener("change", () => document.body.classList.toggle("no-masks", !box.checked));
-  for (const form of document.querySelectorAll("form[data-confirm]"))
-    form.addEventListener("submit", (event) => { if (!confirm(form.dataset.confirm)) event.preventDefault(); });
+  confirmFirst(document);
 });
 DARK.addEventListener("change", () => drawCharts(document));

@@ -1,0 +1,285 @@
+"""Two model versions side by side, image by image of a holdout that both were judged on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import numpy as np
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from active_learning.gate import MIN_IMAGES, bootstrap
+from active_learning.ledger import Label, ModelVersion, Prediction, Project, Snapshot
+from active_learning.living import current_ids
+from backend.desk.charts import Chart, Row, chart
+from backend.desk.models import find_version
+
+if TYPE_CHECKING:
+    import altair as alt
+
+SHOWN: Final = 6  # best and worst images
+SAME: Final = 5e-4  # of IoU: what a page shows as 0.000
+VERDICTS: Final = ("better", "worse", "as good")
+FIGURES: Final = (
+    "fg_iou", "fg_iou_per_image", "miou_2class", "dice", "boundary_f1", "boundary_iou", "cl_dice",
+)  # fmt: skip
+
+Entry = Mapping[str, Any]  # of `per_image`, or of a snapshot's manifest
+
+
+class Judged(NamedTuple):
+    """Two versions on the images that both were judged on, by the same labels.
+
+    Attributes:
+        new: image -> the version's entry of `per_image`.
+        old: the other's.
+        images: image -> its entry in the manifest.
+        figures: both versions' figures over that very holdout, where the gate has compared them.
+        left_out: images that only one of them was judged on, or by another label.
+    """
+
+    new: dict[str, Entry]
+    old: dict[str, Entry]
+    images: dict[str, Entry]
+    figures: tuple[Entry, Entry] | None
+    left_out: int
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePair:
+    """What two versions reach on one image.
+
+    Attributes:
+        task: the image's id in the labeling tool.
+        iou: smoothed IoU of the version, which is what the gate compares.
+        other_iou: of the other.
+        delta: the one less the other.
+        boundary_f1: of the version.
+        other_boundary_f1: of the other.
+        predicted: whether the ledger holds the version's mask; of images labelled before it none was needed.
+        other_predicted: the same of the other.
+        labelled: whether the label that judged them is still the image's.
+    """
+
+    task: int
+    iou: float
+    other_iou: float
+    delta: float
+    boundary_f1: float
+    other_boundary_f1: float
+    predicted: bool
+    other_predicted: bool
+    labelled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A version against another.
+
+    Attributes:
+        images: that both were judged on, by the same labels.
+        left_out: that only one was judged on, or by another label.
+        better: on how many the version reaches more, `worse`, less, `equal`, the same to three digits.
+        delta: mean difference of smoothed IoU.
+        interval: the 90 % interval of that by the gate's bootstrap; None: too few images, as for the gate.
+        figures: name -> the version's and the other's, where the gate has compared these two; else None.
+        best: where the version gains most, the first gains most of all.
+        worst: where it loses most.
+    """
+
+    version: str
+    other: str
+    images: int
+    left_out: int
+    better: int
+    worse: int
+    equal: int
+    delta: float
+    interval: tuple[float, float] | None
+    figures: dict[str, tuple[float, float]] | None
+    best: list[ImagePair]
+    worst: list[ImagePair]
+
+
+def compare(
+    session: Session, project: Project, version: ModelVersion, other: ModelVersion
+) -> Comparison | None:
+    """Hold a version against another; None where no image can be compared."""
+    judged = judge(session, version, other)
+    if not judged.images:
+        return None
+    deltas = {image: _delta(judged, image) for image in judged.images}
+    differences = np.array(list(deltas.values()))
+    order = sorted(deltas, key=lambda image: deltas[image])
+    worst = [image for image in order[:SHOWN] if deltas[image] < -SAME]
+    best = [image for image in order[::-1][:SHOWN] if deltas[image] > SAME]
+    pairs = _pairs(session, project, judged, version, other, best + worst)
+    return Comparison(
+        version.name,
+        other.name,
+        len(deltas),
+        judged.left_out,
+        int((differences > SAME).sum()),
+        int((differences < -SAME).sum()),
+        int((abs(differences) <= SAME).sum()),
+        float(differences.mean()),
+        bootstrap(differences) if len(differences) >= MIN_IMAGES else None,
+        judged.figures and {name: (judged.figures[0][name], judged.figures[1][name]) for name in FIGURES},
+        pairs[: len(best)],
+        pairs[len(best) :],
+    )
+
+
+def judge(session: Session, version: ModelVersion, other: ModelVersion) -> Judged:
+    """What both were judged on: the gate's figures where it compared them, else what each has of its own."""
+    for one, against in ((version, other), (other, version)):
+        champion = one.metrics.get("champion")
+        if champion is not None and champion["name"] == against.name:
+            figures = (one.metrics, champion) if one is version else (champion, one.metrics)
+            new, old = (_by_image(entry) for entry in figures)
+            return Judged(new, old, _holdout(session, one), figures, 0)
+    new, old = _by_image(version.metrics), _by_image(other.metrics)
+    mine, its = _holdout(session, version), _holdout(session, other)
+    both = {
+        image: entry
+        for image, entry in mine.items()
+        if image in new and image in old and image in its and its[image]["content"] == entry["content"]
+    }
+    return Judged(new, old, both, None, len(new.keys() | old.keys()) - len(both))
+
+
+def _by_image(metrics: Entry) -> dict[str, Entry]:
+    return {entry["image"]: entry for entry in metrics.get("per_image", [])}
+
+
+def _holdout(session: Session, version: ModelVersion) -> dict[str, Entry]:
+    """The images of a version's holdout: stem -> the manifest's entry."""
+    entries = session.scalar(select(Snapshot.manifest["holdout"]).where(Snapshot.id == version.snapshot_id))
+    return {entry["stem"]: entry for entry in entries or []}
+
+
+def _delta(judged: Judged, image: str) -> float:
+    return float(judged.new[image]["smoothed_iou"] - judged.old[image]["smoothed_iou"])
+
+
+def _pairs(
+    session: Session,
+    project: Project,
+    judged: Judged,
+    version: ModelVersion,
+    other: ModelVersion,
+    images: Sequence[str],
+) -> list[ImagePair]:
+    tasks = [judged.images[image]["task_id"] for image in images]
+    held = select(Prediction.task_id, Prediction.model_version_id).where(
+        Prediction.task_id.in_(tasks), Prediction.model_version_id.in_([version.id, other.id])
+    )
+    predicted = {tuple(row) for row in session.execute(held)}
+    found = []
+    for image, task in zip(images, tasks, strict=True):
+        new, old, entry = judged.new[image], judged.old[image], judged.images[image]
+        ids = current_ids(project.id, task_id=task)
+        content = session.scalar(select(Label.content).where(Label.id.in_(ids)))
+        found.append(
+            ImagePair(
+                entry["tool_task_id"],
+                new["smoothed_iou"],
+                old["smoothed_iou"],
+                _delta(judged, image),
+                new["boundary_f1"],
+                old["boundary_f1"],
+                (task, version.id) in predicted,
+                (task, other.id) in predicted,
+                content == entry["content"],
+            )
+        )
+    return found
+
+
+def _rows(session: Session, project: Project, query: Mapping[str, str]) -> list[Row]:
+    """Every image that both were judged on, the greatest gain first."""
+    version = find_version(session, project, query.get("version", ""))
+    other = find_version(session, project, query.get("other", ""))
+    judged = judge(session, version, other)
+    order = sorted(judged.images, key=lambda image: _delta(judged, image), reverse=True)
+    return [
+        {
+            "rank": rank,
+            "task": judged.images[image]["tool_task_id"],
+            "version": version.name,
+            "other": other.name,
+            "iou": judged.new[image]["smoothed_iou"],
+            "other_iou": judged.old[image]["smoothed_iou"],
+            "difference": delta,
+            "verdict": VERDICTS[0] if delta > SAME else VERDICTS[1] if delta < -SAME else VERDICTS[2],
+        }
+        for rank, image in enumerate(order, 1)
+        for delta in [_delta(judged, image)]
+    ]
+
+
+@chart("version-differences")
+def differences(session: Session, project: Project, query: Mapping[str, str]) -> Chart:
+    """The difference on every image, sorted; of `version` and `other` of the query."""
+    return Chart(_rows(session, project, query), _draw_differences)
+
+
+@chart("version-scatter")
+def scatter(session: Session, project: Project, query: Mapping[str, str]) -> Chart:
+    """One version over the other, a point for each image."""
+    return Chart(_rows(session, project, query), _draw_scatter)
+
+
+def _draw_differences(rows: Sequence[Row]) -> alt.TopLevelMixin:
+    import altair as alt
+
+    return (
+        alt.Chart(alt.Data(values=list(rows)))
+        .mark_bar()
+        .encode(
+            x=alt.X("rank:O", axis=None),
+            y=alt.Y("difference:Q", title="difference in smoothed IoU"),
+            color=_verdict(rows),
+            tooltip=_tooltip(rows),
+        )
+        .properties(width="container", height=260)
+    )
+
+
+def _draw_scatter(rows: Sequence[Row]) -> alt.TopLevelMixin:
+    import altair as alt
+
+    unit = alt.Scale(domain=[0, 1])
+    points = (
+        alt.Chart(alt.Data(values=list(rows)))
+        .mark_point(filled=True, size=45, opacity=0.75)
+        .encode(
+            x=alt.X("other_iou:Q", title=f"smoothed IoU of {rows[0]['other']}", scale=unit),
+            y=alt.Y("iou:Q", title=f"smoothed IoU of {rows[0]['version']}", scale=unit),
+            color=_verdict(rows),
+            tooltip=_tooltip(rows),
+        )
+    )
+    equal = alt.Chart(alt.Data(values=[{}])).mark_rule(strokeDash=[4, 4])
+    equal = equal.encode(x=alt.datum(0), y=alt.datum(0), x2=alt.datum(1), y2=alt.datum(1))
+    return alt.layer(equal, points).properties(width="container", height=260)
+
+
+def _verdict(rows: Sequence[Row]) -> alt.Color:
+    import altair as alt
+
+    there = {row["verdict"] for row in rows}
+    return alt.Color("verdict:N", scale=alt.Scale(domain=[said for said in VERDICTS if said in there]))
+
+
+def _tooltip(rows: Sequence[Row]) -> list[alt.Tooltip]:
+    import altair as alt
+
+    return [
+        alt.Tooltip("task:N"),
+        alt.Tooltip("iou:Q", title=rows[0]["version"], format=".3f"),
+        alt.Tooltip("other_iou:Q", title=rows[0]["other"], format=".3f"),
+        alt.Tooltip("difference:Q", format="+.3f"),
+    ]
