@@ -165,15 +165,15 @@ def vouched_for(
     Raises:
         UserError: the name belongs to somebody else, or the user is disabled.
     """
-    user = find_subject(session, subject)
+    kept = normalize(name)
+    user = find_subject(session, subject) or session.scalar(select(User).where(User.name == kept))
     if user is None:
-        kept = normalize(name)
-        if session.scalar(select(User.id).where(User.name == kept)) is not None:
-            raise UserError(f"Another user {kept!r} signs in otherwise: an admin can remove that one.")
         user = User(name=kept, role=role or new, subject=subject)
         session.add(user)
         session.flush()
         record(session, Who(kept, address), "user.add", kept, role=user.role, subject=subject)
+    if user.subject != subject:
+        raise UserError(f"Another user {kept!r} signs in otherwise: an admin can remove that one.")
     if user.disabled:
         raise UserError(f"The user {user.name!r} is disabled: ask an admin.")
     if role is not None and role is not user.role:

@@ -53,6 +53,8 @@ def create_app(
     metrics.install(app, ledger)
     for module in (ml_api, webhooks, metrics, readiness):
         app.register_blueprint(module.blueprint)
+    app.before_request(_begin)
+    app.after_request(_measure)
     if settings.desk.enabled:
         protection.install(app, settings)
         signing_in.install(app, settings)
@@ -60,8 +62,6 @@ def create_app(
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(LedgerError, _ledger_error)
     app.register_error_handler(Exception, _defect)
-    app.before_request(_begin)
-    app.after_request(_measure)
     if settings.web.webhook_secret is None:
         log.warning("no web.webhook_secret is set: anybody who reaches /webhook can write into the inbox")
     return app

@@ -119,7 +119,7 @@ class DeskSettings(_Section):
     url: str | None = None  # as browsers reach the backend; default: web.public_url
     idle_hours: Hours = 12.0  # a session ends after so long without a request,
     longest_hours: Hours = 168.0  # and after so long in any case
-    secret_key: SecretStr | None = None  # signs sessions
+    secret_key: Annotated[SecretStr, Field(min_length=24)] | None = None  # signs sessions
     # Addresses or networks of reverse proxies: only they may name the user, and the browser's address
     # (X-Forwarded-For).
     trusted_proxies: list[str] = []

@@ -9,6 +9,7 @@ What always holds, and what holds it:
   transaction and written down in `Promotion`;
 * a scene stands on one side of the split for good: `Scene` is append-only and unique per project;
 * a quality is in [0, 1] or absent: CHECK constraints;
+* what was done at the desk stays written down: `ActionRecord` is append-only;
 * the same event twice leaves the same state: `InboxEvent.key` is unique.
 
 Large columns stand last in their tables: SQLite reads through them to reach what stands behind.

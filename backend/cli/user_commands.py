@@ -92,7 +92,10 @@ def enable_user(name: NameArgument) -> None:
 
 @users_app.command("remove")
 def remove_user(name: NameArgument) -> None:
-    """Delete a user and their tokens; what they did stays in the log."""
+    """Delete a user and their tokens; what they did stays in the log.
+
+    Whom a proxy or a provider vouches for comes back at the next visit: disable them instead.
+    """
     with ledger_session(write=True) as session:
         user = accounts.find(session, name)
         accounts.remove(session, user, Who(who()))

@@ -1,13 +1,7 @@
 """Who asks, and what they may: for every page of the desk and every address of the API.
 
-blueprint.before_request(partial(check, Role.VIEWER))      # all of a blueprint
-
-@blueprint.post("/threshold")
-@requires(Role.LEAD)                                       # one view
-def change() -> ...:
-    with services().ledger.session() as session:
-        ...
-        note(session, "threshold.set", project=project, to=0.9)
+`blueprint.before_request(partial(check, Role.VIEWER))` guards a blueprint, `@requires(Role.LEAD)` one view.
+What changes something writes it down by `note`, in the transaction that does it.
 """
 
 from __future__ import annotations
@@ -49,6 +43,7 @@ class Person:
         id: of the user.
         name: of the user.
         role: of the user.
+        has_password: it, not somebody who vouches for them, lets them in.
         must_change_password: they came in by a one-time password, and must choose their own first.
         by: what tells it.
     """
@@ -56,6 +51,7 @@ class Person:
     id: int
     name: str
     role: Role
+    has_password: bool
     must_change_password: bool
     by: Literal["session", "token", "proxy"]
 
@@ -152,7 +148,7 @@ def _identify() -> Person | None:
 def _person(user: User | None, by: Literal["session", "token", "proxy"]) -> Person | None:
     if user is None:
         return None
-    return Person(user.id, user.name, user.role, user.must_change_password, by)
+    return Person(user.id, user.name, user.role, user.subject is None, user.must_change_password, by)
 
 
 def _refuse_stranger() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 
+from sqlalchemy.exc import IntegrityError
 from werkzeug.exceptions import Forbidden
 
 from active_learning.ledger import Ledger, Role, User
@@ -37,12 +39,18 @@ def admit(
     new = role or default
     if new is None:
         raise Forbidden(f"{name} is in no group that may use the desk. Ask whoever runs it.")
-    try:
-        with ledger.session(write=False) as session:
-            user = accounts.find_subject(session, subject)
-        if user is not None and not user.disabled and role in {None, user.role}:
-            return user
+    with ledger.session(write=False) as session:
+        user = accounts.find_subject(session, subject)
+    if user is not None and not user.disabled and role in {None, user.role}:
+        return user
+
+    def write() -> User:
         with ledger.session() as session:
             return accounts.vouched_for(session, subject, name, role, new, address)
+
+    try:
+        with suppress(IntegrityError):  # on PostgreSQL: a request of theirs at the same time has made them
+            return write()
+        return write()
     except accounts.UserError as error:
         raise Forbidden(str(error)) from error

@@ -60,6 +60,6 @@ def signed_in() -> User | None:
         return None
     with services().ledger.session(write=False) as ledger_session:
         user = ledger_session.get(User, session["user"])
-    if user is None or user.disabled or not secrets.compare_digest(user.session_epoch, session["epoch"]):
+    if user is None or user.disabled or user.session_epoch != session.get("epoch"):
         return None
     return user

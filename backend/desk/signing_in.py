@@ -51,10 +51,8 @@ def prove() -> ResponseReturnValue:
     wanted, name = safe_next(request.form.get("next")), request.form.get("name", "")
     _count_try(name)
     user = accounts.sign_in(services().ledger, name, request.form.get("password", ""), client_address())
-    if user is None:
-        log.warning(
-            "a sign-in from %s was refused", client_address()
-        )  # the name may be a password typed there
+    if user is None:  # the log does not tell the name: it may be a password, typed into the wrong field
+        log.warning("a sign-in from %s was refused", client_address())
         return _sign_in_page(wanted, _WRONG), 403
     _limits().forget(name)
     sessions.begin(user)
@@ -65,7 +63,9 @@ def prove() -> ResponseReturnValue:
 def oidc_start() -> ResponseReturnValue:
     """Go to the identity provider. Nothing is posted: its address would break the policy for forms."""
     wanted = safe_next(request.args.get("next"))
-    sessions.end()
+    if current_user():
+        return redirect(wanted)
+    sessions.end()  # what an attempt before left behind
     session["next"] = wanted
     return oidc.leave()
 
@@ -98,7 +98,7 @@ def sign_out() -> ResponseReturnValue:
 def password() -> ResponseReturnValue:
     """Choose a password; whoever came in by a one-time password does nothing before."""
     person = current_user()
-    if person is None or not _has_password(person):
+    if person is None or person.by != "session" or not person.has_password:
         access.check(Role.VIEWER)
         raise Forbidden("You have no password here: change it where you sign in.")
     if request.method == "GET":
@@ -130,12 +130,6 @@ def _change_password(person: Person) -> str | None:
         return str(error)
     sessions.begin(user)
     return None
-
-
-def _has_password(person: Person) -> bool:
-    """Whether theirs is kept here, and not where somebody vouches for them."""
-    with services().ledger.session(write=False) as ledger_session:
-        return person.by == "session" and ledger_session.get_one(User, person.id).subject is None
 
 
 def _limits() -> SignInLimits:

@@ -74,7 +74,7 @@ def test_a_child_has_the_very_same_settings(tmp_path: Path, monkeypatch: pytest.
         label_studio=LabelStudioSettings(port=0, token=SecretStr('q"u\'o\\te $HOME {"a": 1}')),
         web=WebSettings(password=None, webhook_secret=SecretStr(""), username="ü, 1"),
         desk=DeskSettings(
-            secret_key=SecretStr("k\"'$"),
+            secret_key=SecretStr("k\"'$" * 8),
             trusted_proxies=["10.0.0.0/8", "::1"],
             proxy=ProxySettings(header="Remote-User", roles={"geo, leads": "lead"}, default_role=None),
             oidc=OidcSettings(

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from backend.settings import DeskSettings, LoopSettings, OidcSettings, Settings, SettingsError, load_settings
+from active_learning.ledger import Role
+from backend.settings import (
+    DeskSettings,
+    LoopSettings,
+    OidcSettings,
+    RoleName,
+    Settings,
+    SettingsError,
+    load_settings,
+)
 
 EXAMPLE = Path(__file__).parents[2] / "configs" / "elnet.yaml"
 
@@ -47,6 +57,7 @@ def test_the_environment_goes_before_the_file(tmp_path: Path, monkeypatch: pytes
         ("ELNET_LOOP__ACCEPT_THRESHOLD", "1.5", "ACCEPT_THRESHOLD"),
         ("ELNET_LABEL_STUDIO__URL", "label-studio:8080", "must start with http"),
         ("ELNET_DESK__IDLE_HOURS", "0", "ELNET_DESK__IDLE_HOURS"),
+        ("ELNET_DESK__SECRET_KEY", "short", "ELNET_DESK__SECRET_KEY"),
         ("ELNET_DESK__URL", "elnet.example", "must start with http"),
         ("ELNET_DESK__TRUSTED_PROXIES", '["proxy"]', "does not appear to be an IPv4 or IPv6 network"),
         ("ELNET_DESK__PROXY__HEADER", "Remote-User", "name the proxy in trusted_proxies"),
@@ -82,6 +93,10 @@ def test_addresses() -> None:
     assert shared.web_url == shared.desk_url == "https://b.example.org"
     other = shared.model_copy(update={"desk": DeskSettings(url="https://desk.example.org/")})
     assert other.desk_url == "https://desk.example.org"
+
+
+def test_roles_are_the_ledgers() -> None:
+    assert get_args(RoleName) == tuple(Role)
 
 
 def test_a_provider_that_would_let_nobody_in_is_refused() -> None:

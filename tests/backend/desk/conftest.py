@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from flask import Blueprint
 from flask.testing import FlaskClient
+from flask_wtf.csrf import generate_csrf
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 from werkzeug.test import TestResponse
@@ -93,6 +94,9 @@ class Browser:
         )
 
     def token(self) -> str:
+        page = self.get("/desk/trial/form")
+        if page.status_code == 200:
+            return page.text
         page = self.get("/desk/password")
         if page.status_code == 302:
             page = self.get("/desk/sign-in")
@@ -111,6 +115,10 @@ def trial_pages() -> tuple[Blueprint, Blueprint]:
     """Pages and addresses for each role, as the desk's own are made."""
     pages = Blueprint("trial", __name__, url_prefix="/desk/trial")
     api = Blueprint("trial_api", __name__, url_prefix="/api/v1/trial")
+
+    @pages.get("/form")
+    def form() -> str:
+        return generate_csrf()
 
     @pages.get("/viewer")
     @api.get("/viewer")

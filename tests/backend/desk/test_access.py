@@ -171,7 +171,7 @@ def test_a_cookie_of_another_key_or_a_changed_one_is_worth_nothing(
     add_user("lea", Role.ADMIN)
     browser.sign_in("lea")
     cookie = browser.cookie().value
-    other = browse(make_desk(secret_key="another key"))
+    other = browse(make_desk(secret_key="another key than the one before"))
     for value in (cookie, cookie[:-2], "x" + cookie):
         other.client.set_cookie("elnet", value)
         assert other.get("/desk/trial/viewer").status_code == 302

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from active_learning.ledger import Role
@@ -25,6 +27,16 @@ def one_time(ledger):
 def signs_in(ledger) -> list[tuple[str, str | None]]:
     with ledger.session(write=False) as session:
         return [(a.who, a.address) for a in latest(session, 100) if a.action == "user.sign_in"]
+
+
+def test_the_forms_carry_the_csrf_token(browser, add_user):
+    for path in ("/desk/sign-in", "/desk/password"):
+        (token,) = set(re.findall(r'name="csrf_token" value="([^"]+)"', browser.get(path).text))
+        assert (
+            browser.post("/desk/sign-in", token=token).status_code == 403
+        )  # a wrong password, not a forgery
+        add_user(path)
+        browser.sign_in(path)
 
 
 def test_the_right_password_opens_the_desk(browser, add_user, ledger):
