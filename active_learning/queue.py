@@ -1,8 +1,8 @@
 """The order of the review queue in the ledger: `Task.priority` of every task that waits for a human.
 
-What is in review stands in the order of `active_learning.acquisition`; before the first model in a random
-one, by a seed. The audit's order is random always: it is a sample, and must stay one when only its beginning
-is worked off.
+What is in review stands in the order of the project's strategy (`active_learning.acquisition`); before the
+first model in a random one, by a seed. The audit's order is random always: it is a sample, and must stay one
+when only its beginning is worked off.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, func, select, true, update
+from sqlalchemy import ColumnElement, func, null, select, true, update
 from sqlalchemy.orm import Session
 
-from active_learning.acquisition import POOL, Candidate, Head, pool_of, priority_of
+from active_learning.acquisition import POINTWISE, POOL, pool_of, ranking
+from active_learning.candidates import Candidate, Ranking
 from active_learning.ledger import Ledger
 from active_learning.ledger.locking import lock_project
 from active_learning.ledger.tables import Prediction, Project, RouteDecision, Task, TaskStatus
@@ -89,8 +90,9 @@ def place_new(ledger: Ledger, project_id: int) -> int:
         priorities: dict[int, float | None] = {
             row.id: _chance(project, row) for row in lacking if row.status in QUEUES
         }
+        alone = ranking(project.strategy, [], [])
         for candidates in _candidates(session, project, [row.id for row in lacking if row.ordered]):
-            priorities |= {c.key: round(priority_of(c.value), DIGITS) for c in candidates}
+            priorities |= _priorities(alone, candidates)
     return _write(ledger, project_id, priorities)
 
 
@@ -109,8 +111,14 @@ def reorder(ledger: Ledger, project_id: int) -> int:
         How many priorities changed.
     """
     with ledger.session(write=False) as session:
-        changes = _changes(session, session.get_one(Project, project_id))
-    return _write(ledger, project_id, changes)
+        project = session.get_one(Project, project_id)
+        strategy = project.strategy
+        changes = _changes(session, project)
+    written = _write(ledger, project_id, changes)
+    if project.ordered_by != strategy:
+        with ledger.session() as session:
+            lock_project(session, project_id).ordered_by = strategy
+    return written
 
 
 def _write(ledger: Ledger, project_id: int, priorities: dict[int, float | None]) -> int:
@@ -143,8 +151,12 @@ def _standings(session: Session, project: Project, which: ColumnElement[bool]) -
 
 
 def _candidates(session: Session, project: Project, ids: Sequence[int]) -> Iterator[list[Candidate]]:
-    """What the champion said of these tasks, in their order, a piece at a time."""
-    said = (Prediction.quality, Prediction.signals, Prediction.embedding)
+    """What the champion said of these tasks, in their order, a piece at a time.
+
+    Without the embeddings, which are most of it, where the project's strategy does not look at them.
+    """
+    embedding = null() if project.strategy in POINTWISE else Prediction.embedding
+    said = (Prediction.quality, Prediction.signals, embedding)
     for start in range(0, len(ids), READ):
         rows = session.execute(
             select(Task.id, *said)
@@ -168,12 +180,24 @@ def _changes(session: Session, project: Project) -> dict[int, float | None]:
             priorities[row.id] = None
     ordered = [row.id for row in rows if row.ordered]
     if ordered:
-        pool = [c for part in _candidates(session, project, pool_of(ordered)) for c in part]
-        head = Head.choose(pool, _labelled(session, project))
+        ranked, pool = _ranked(session, project, ordered)
         for part in [pool] if len(pool) == len(ordered) else _candidates(session, project, ordered):
-            found = zip(part, head.priorities(part), strict=True)
-            priorities |= {candidate.key: round(worth, DIGITS) for candidate, worth in found}
+            priorities |= _priorities(ranked, part)
     return {row.id: priorities[row.id] for row in rows if priorities[row.id] != row.priority}
+
+
+def _ranked(session: Session, project: Project, ordered: Sequence[int]) -> tuple[Ranking, list[Candidate]]:
+    """The order of these tasks by the project's strategy, and the pool that it was chosen of."""
+    if project.strategy in POINTWISE:
+        return ranking(project.strategy, [], []), []
+    pool = [c for part in _candidates(session, project, pool_of(ordered)) for c in part]
+    return ranking(project.strategy, pool, _labelled(session, project)), pool
+
+
+def _priorities(ranked: Ranking, candidates: Sequence[Candidate]) -> dict[int, float | None]:
+    """Task id -> where it stands, below 1: that is where the holdout begins."""
+    found = zip(candidates, ranked.priorities(candidates), strict=True)
+    return {candidate.key: min(round(worth, DIGITS), 1 - 10**-DIGITS) for candidate, worth in found}
 
 
 def _labelled(session: Session, project: Project) -> list[NDArray[np.float32]]:
