@@ -110,11 +110,20 @@ def ranking(
     Raises:
         AcquisitionError: no strategy of this name.
     """
-    if strategy not in STRATEGIES:
-        raise AcquisitionError(f"there is no strategy {strategy!r}; choose one of {', '.join(STRATEGIES)}")
+    check(strategy)
     if not pool and strategy not in POINTWISE:
         return Alone(lambda c: priority_of(c.value))
     return STRATEGIES[strategy](pool, labelled, count, seed)
+
+
+def check(strategy: str) -> None:
+    """Refuse what is no strategy.
+
+    Raises:
+        AcquisitionError: see there.
+    """
+    if strategy not in STRATEGIES:
+        raise AcquisitionError(f"there is no strategy {strategy!r}; choose one of {', '.join(STRATEGIES)}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from heapq import nsmallest
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from sqlalchemy import ColumnElement, func, null, select, true, update
 from sqlalchemy.orm import Session
 
-from active_learning.acquisition import POINTWISE, POOL, pool_of, ranking
+from active_learning.acquisition import POINTWISE, POOL, check, pool_of, ranking
 from active_learning.candidates import Candidate, Ranking
 from active_learning.ledger import Ledger
 from active_learning.ledger.locking import lock_project
@@ -63,17 +64,52 @@ def upcoming(session: Session, project: Project, view: TaskStatus, limit: int) -
         .order_by(Task.priority.desc().nulls_last(), Task.id)
         .limit(limit)
     ).all()
-    # Asked for apart: joined, PostgreSQL may look for the last decision of every task before it takes a few.
-    last = (
-        select(func.max(RouteDecision.id))
-        .where(RouteDecision.task_id.in_([row.id for row in rows]))
-        .group_by(RouteDecision.task_id)
-    )
-    decided = select(RouteDecision.task_id, RouteDecision.reason).where(RouteDecision.id.in_(last))
-    why = {row.task_id: row.reason for row in session.execute(decided)}
+    why = reasons(session, [row.id for row in rows])
     return [
         Place(row.tool_task_id, row.priority, row.quality, row.scene, why.get(row.id, "")) for row in rows
     ]
+
+
+def reasons(session: Session, ids: Sequence[int]) -> dict[int, str]:
+    """Task id -> why it stands where it does, as its last route decision says.
+
+    Asked for apart from the tasks: joined, PostgreSQL may look for the last decision of every task before it
+    takes a few.
+    """
+    last = (
+        select(func.max(RouteDecision.id))
+        .where(RouteDecision.task_id.in_(ids))
+        .group_by(RouteDecision.task_id)
+    )
+    decided = select(RouteDecision.task_id, RouteDecision.reason).where(RouteDecision.id.in_(last))
+    return {row.task_id: row.reason for row in session.execute(decided)}
+
+
+def foreseen(session: Session, project: Project, strategy: str, limit: int) -> list[int]:
+    """The first tasks of the review queue as a strategy would order it; nothing is changed.
+
+    Takes as long as choosing the head does: seconds, of a long queue.
+
+    Args:
+        session: any.
+        project: the project.
+        strategy: a key of `active_learning.acquisition.STRATEGIES`.
+        limit: how many at most.
+
+    Returns:
+        Ids of the ledger. Tasks whose prediction by the champion is still to come are not among them.
+
+    Raises:
+        AcquisitionError: no strategy of this name.
+    """
+    check(strategy)
+    query = select(Task.id).join(Prediction, _by_champion(project)).where(Task.project_id == project.id)
+    ordered = list(session.scalars(query.order_by(Task.id)))
+    ranked, pool = _ranked(session, project, strategy, ordered)
+    # The head is chosen of the pool, so nothing else can be among the first, where there is one.
+    parts = [pool] if pool else _candidates(session, project, strategy, ordered)
+    placed = [pair for part in parts for pair in _priorities(ranked, part).items()]
+    return [task_id for task_id, _ in nsmallest(limit, placed, key=lambda pair: (-pair[1], pair[0]))]
 
 
 def place_new(ledger: Ledger, project_id: int) -> int:
@@ -91,7 +127,8 @@ def place_new(ledger: Ledger, project_id: int) -> int:
             row.id: _chance(project, row) for row in lacking if row.status in QUEUES
         }
         alone = ranking(project.strategy, [], [])
-        for candidates in _candidates(session, project, [row.id for row in lacking if row.ordered]):
+        lacking_ids = [row.id for row in lacking if row.ordered]
+        for candidates in _candidates(session, project, project.strategy, lacking_ids):
             priorities |= _priorities(alone, candidates)
     return _write(ledger, project_id, priorities)
 
@@ -150,12 +187,14 @@ def _standings(session: Session, project: Project, which: ColumnElement[bool]) -
     ).all()
 
 
-def _candidates(session: Session, project: Project, ids: Sequence[int]) -> Iterator[list[Candidate]]:
+def _candidates(
+    session: Session, project: Project, strategy: str, ids: Sequence[int]
+) -> Iterator[list[Candidate]]:
     """What the champion said of these tasks, in their order, a piece at a time.
 
-    Without the embeddings, which are most of it, where the project's strategy does not look at them.
+    Without the embeddings, which are most of it, where the strategy does not look at them.
     """
-    embedding = null() if project.strategy in POINTWISE else Prediction.embedding
+    embedding = null() if strategy in POINTWISE else Prediction.embedding
     said = (Prediction.quality, Prediction.signals, embedding)
     for start in range(0, len(ids), READ):
         rows = session.execute(
@@ -180,21 +219,24 @@ def _changes(session: Session, project: Project) -> dict[int, float | None]:
             priorities[row.id] = None
     ordered = [row.id for row in rows if row.ordered]
     if ordered:
-        ranked, pool = _ranked(session, project, ordered)
-        for part in [pool] if len(pool) == len(ordered) else _candidates(session, project, ordered):
+        ranked, pool = _ranked(session, project, project.strategy, ordered)
+        whole = len(pool) == len(ordered)
+        for part in [pool] if whole else _candidates(session, project, project.strategy, ordered):
             priorities |= _priorities(ranked, part)
     return {row.id: priorities[row.id] for row in rows if priorities[row.id] != row.priority}
 
 
-def _ranked(session: Session, project: Project, ordered: Sequence[int]) -> tuple[Ranking, list[Candidate]]:
-    """The order of these tasks by the project's strategy, and the pool that it was chosen of."""
-    if project.strategy in POINTWISE:
-        return ranking(project.strategy, [], []), []
-    pool = [c for part in _candidates(session, project, pool_of(ordered)) for c in part]
-    return ranking(project.strategy, pool, _labelled(session, project)), pool
+def _ranked(
+    session: Session, project: Project, strategy: str, ordered: Sequence[int]
+) -> tuple[Ranking, list[Candidate]]:
+    """The order of these tasks by a strategy, and the pool that it was chosen of, if it needs one."""
+    if strategy in POINTWISE:
+        return ranking(strategy, [], []), []
+    pool = [c for part in _candidates(session, project, strategy, pool_of(ordered)) for c in part]
+    return ranking(strategy, pool, _labelled(session, project)), pool
 
 
-def _priorities(ranked: Ranking, candidates: Sequence[Candidate]) -> dict[int, float | None]:
+def _priorities(ranked: Ranking, candidates: Sequence[Candidate]) -> dict[int, float]:
     """Task id -> where it stands, below 1: that is where the holdout begins."""
     found = zip(candidates, ranked.priorities(candidates), strict=True)
     return {candidate.key: min(round(worth, DIGITS), 1 - 10**-DIGITS) for candidate, worth in found}

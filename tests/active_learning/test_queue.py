@@ -7,9 +7,9 @@ import pytest
 from sqlalchemy import update
 
 from active_learning import acquisition, queue, routing
-from active_learning.acquisition import STRATEGIES, Head
+from active_learning.acquisition import STRATEGIES, AcquisitionError, Head
 from active_learning.candidates import Candidate
-from active_learning.ledger import Task, TaskStatus
+from active_learning.ledger import Project, Task, TaskStatus
 
 
 def signals(
@@ -233,3 +233,28 @@ def test_what_people_see_first_of_a_holdout_stays_first_under_every_strategy(loo
         loop.configure(strategy=strategy)
         order(loop)
         assert loop.task(ids[0]).priority < 1 <= loop.task(ids[1]).priority
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_what_is_foreseen_is_what_comes_and_looking_changes_nothing(loop, monkeypatch, strategy):
+    rng = np.random.default_rng(0)
+    ids = predicted(loop, rng.uniform(0, 0.8, 60).tolist(), rng.normal(size=(60, 8)))
+    predicted(loop, [0.95], [np.ones(8)])  # accepted
+    loop.label(ids.pop(3))
+    monkeypatch.setattr(acquisition, "POOL", 30)
+    monkeypatch.setattr(queue, "READ", 7)
+    with loop.ledger.session(write=False) as session:
+        project = session.get_one(Project, loop.project_id)
+        found = queue.foreseen(session, project, strategy, 10)
+    assert set(priorities(loop, ids)) == {None}
+    loop.configure(strategy=strategy)
+    order(loop)
+    assert found == sorted(ids, key=lambda i: (-loop.task(i).priority, i))[:10]
+
+
+def test_what_no_strategy_orders_cannot_be_foreseen(loop):
+    with loop.ledger.session(write=False) as session:
+        project = session.get_one(Project, loop.project_id)
+        assert queue.foreseen(session, project, "hybrid", 10) == []
+        with pytest.raises(AcquisitionError, match="no strategy 'best'"):
+            queue.foreseen(session, project, "best", 10)
