@@ -84,6 +84,8 @@ document.addEventListener("DOMContentLoaded", () => {
   keepLive();
   for (const box of document.querySelectorAll("input[data-masks]"))
     box.addEventListener("change", () => document.body.classList.toggle("no-masks", !box.checked));
+  for (const box of document.querySelectorAll("input[data-layer]"))
+    box.addEventListener("change", () => document.body.classList.toggle(`no-${box.dataset.layer}`, !box.checked));
   for (const form of document.querySelectorAll("form[data-confirm]"))
     form.addEventListener("submit", (event) => { if (!confirm(form.dataset.confirm)) event.preventDefault(); });
 });
