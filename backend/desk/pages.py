@@ -7,6 +7,7 @@ import secrets
 from flask import Flask
 
 from backend.desk import charts, cycles, index, models, overview, pictures, quality, queue, threshold
+from backend.desk import quality_charts as quality_charts  # registers charts
 from backend.desk.words import MEANINGS, duration
 
 PAGES = (index, overview, threshold, queue, quality, models, cycles, charts, pictures)

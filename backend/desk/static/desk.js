@@ -21,11 +21,11 @@ function chartConfig() {
   return { background: "transparent", font: getComputedStyle(document.body).fontFamily, axis, view: { stroke: null },
            legend: { labelColor: of("--ink"), titleColor: of("--muted"), labelFontSize: 12, orient: "top", title: null },
            range: { category: [of("--accent"), of("--review"), of("--audit"), of("--done"), of("--decide"), of("--stop")] },
-           text: { color: of("--ink") }, rule: { color: of("--muted") }, title: { color: of("--ink") } };
+           text: { color: of("--ink") }, rule: { color: of("--muted") }, title: { color: of("--ink"), subtitleColor: of("--muted"), fontSize: 12, anchor: "start" } };
 }
 
 let library = null;
-function vega() {
+function chartLibrary() {  // no name of Vega's: what it brings would take its place
   library ??= new Promise((resolve, reject) => {
     const script = document.createElement("script");
     script.src = document.querySelector("meta[name=vega]").content;
@@ -49,7 +49,7 @@ async function drawChart(place) {
       place.append(note);
       return;
     }
-    const embed = await vega();
+    const embed = await chartLibrary();
     place.view?.finalize();
     // ast: no code is made of text, as the pages' security policy demands
     const made = await embed(place, spec, { ast: true, actions: false, renderer: "svg", defaultStyle: false, config: chartConfig(),
@@ -78,10 +78,21 @@ function keepLive() {  // a card of a cycle under way: the page is asked again, 
   }, 5000);
 }
 
+async function loadParts() {  // parts of a page that take longer; without this their links stay
+  for (const place of document.querySelectorAll("[data-part]")) {
+    const answer = await fetch(place.dataset.part);
+    if (!answer.ok) continue;
+    const part = new DOMParser().parseFromString(await answer.text(), "text/html");
+    localTimes(part);
+    place.replaceChildren(...part.body.childNodes);
+  }
+}
+
 document.addEventListener("DOMContentLoaded", () => {
   localTimes(document);
   drawCharts(document);
   keepLive();
+  loadParts();
   for (const box of document.querySelectorAll("input[data-masks]"))
     box.addEventListener("change", () => document.body.classList.toggle("no-masks", !box.checked));
   for (const box of document.querySelectorAll("input[data-layer]"))
