@@ -20,7 +20,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY model model
 COPY active_learning active_learning
 COPY backend backend
-RUN pip install -c requirements/constraints.txt '.[postgresql,s3]'
+RUN pip install -c requirements/constraints.txt '.[postgresql,s3,oidc]'
 
 RUN useradd --system --create-home --uid 10001 elnet \
  && mkdir -p /var/lib/elnet/media /var/cache/elnet \

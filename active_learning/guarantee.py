@@ -145,7 +145,7 @@ def guarantee(
     Raises:
         GuaranteeError: lengths differ, or a value is not in [0, 1].
     """
-    quality, iou = _one_of_each_scene(qualities, ious, scenes)
+    quality, iou = one_of_each_scene(qualities, ious, scenes)
     failed = iou < promise.iou
     at = _sequence(quality, failed, promise)
     best = next(
@@ -226,10 +226,22 @@ def _more(quality: NDArray[np.float64], failed: NDArray[np.bool_], promise: Prom
     return max(1, 2 * high - len(quality))
 
 
-def _one_of_each_scene(
+def one_of_each_scene(
     qualities: Sequence[float], ious: Sequence[float], scenes: Sequence[Hashable] | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """One mask of each scene, by a draw that looks at no value."""
+    """One mask of each scene, by a draw that looks at no value.
+
+    Args:
+        qualities: predicted IoU, in [0, 1].
+        ious: of the same masks, in [0, 1].
+        scenes: of each; None: each is a scene of its own.
+
+    Returns:
+        (n,) qualities and (n,) IoUs of those that count.
+
+    Raises:
+        GuaranteeError: lengths differ, or a value is not in [0, 1].
+    """
     named = range(len(qualities)) if scenes is None else scenes
     if not len(qualities) == len(ious) == len(named):
         raise GuaranteeError(

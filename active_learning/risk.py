@@ -190,7 +190,7 @@ def what_ifs(
     """`what_if` of several thresholds in one look at the tasks."""
     for threshold in thresholds:
         check(threshold)
-    routes = _open_routes(session, project)
+    routes = open_routes(session, project)
     champion = project.champion
     samples = calibration_samples(session, project, champion) if champion else audited(session, project)
     calibrator = current_calibrator(session, champion.id) if champion else None
@@ -237,7 +237,7 @@ def seconds_per_label(session: Session, project: Project) -> float | None:
 
 
 @dataclass(frozen=True, slots=True)
-class _OpenRoutes:
+class OpenRoutes:
     """The open tasks, as far as no threshold changes where they go.
 
     Attributes:
@@ -253,7 +253,8 @@ class _OpenRoutes:
     qualities: NDArray[np.float64]
 
 
-def _open_routes(session: Session, project: Project) -> _OpenRoutes:
+def open_routes(session: Session, project: Project) -> OpenRoutes:
+    """Where the open tasks of a project go, but for the threshold."""
     version = project.champion.name if project.champion else ""
     by_champion = (Prediction.task_id == Task.id) & (Prediction.model_version_id == project.champion_id)
     rows = session.execute(
@@ -282,7 +283,7 @@ def _open_routes(session: Session, project: Project) -> _OpenRoutes:
                 qualities.append(usable_quality)
             else:
                 counts[route] += 1
-    return _OpenRoutes(
+    return OpenRoutes(
         counts[TaskStatus.WAITING],
         counts[TaskStatus.AUDIT],
         counts[TaskStatus.REVIEW],

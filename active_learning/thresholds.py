@@ -127,25 +127,64 @@ def assess(session: Session, project: Project, promised: Promise) -> Guarantee:
     Raises:
         ThresholdError: it speaks of a class that the project does not have.
     """
+    _refuse_unknown(project, promised)
+    if project.champion is not None:
+        recalibrate(session, project, project.champion)
+    return look(session, project, promised)
+
+
+def look(session: Session, project: Project, promised: Promise) -> Guarantee:
+    """`assess` for a session that only reads: predictions keep their grades until something is decided.
+
+    Raises:
+        ThresholdError: it speaks of a class that the project does not have.
+    """
+    found = judged(session, project, promised)
+    return guarantee(found.qualities, found.ious, promised, found.scenes)
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """The champion's audits, as a promise judges them; lists of equal length.
+
+    Attributes:
+        qualities: predicted IoU, of each by a map that has not seen its scene.
+        ious: with what the auditor drew; 1 or 0, good or bad as a whole, where the promise names classes.
+        scenes: of the images.
+    """
+
+    qualities: list[float]
+    ious: list[float]
+    scenes: list[str]
+
+
+def judged(session: Session, project: Project, promised: Promise) -> Judged:
+    """The audits that a promise is tested on; none without a champion.
+
+    Raises:
+        ThresholdError: it speaks of a class that the project does not have.
+    """
+    _refuse_unknown(project, promised)
+    if project.champion is None:
+        return Judged([], [], [])
+    samples = calibration_samples(session, project, project.champion)
+    qualities = cross_graded(samples)
+    fails = [promised.fails(s.iou, s.class_ious, project.classes) for s in samples]
+    own = [
+        i
+        for i, sample in enumerate(samples)
+        if sample.version == project.champion_id and fails[i] is not None
+    ]
+    ious = [float(not fails[i]) if promised.classes else samples[i].iou for i in own]
+    return Judged(qualities[own].tolist(), ious, [samples[i].scene for i in own])
+
+
+def _refuse_unknown(project: Project, promised: Promise) -> None:
     if unknown := promised.classes.keys() - set(project.classes):
         raise ThresholdError(
             f"project {project.name!r} has no class {', '.join(sorted(unknown))}; it has "
             f"{', '.join(project.classes)}"
         )
-    if project.champion is None:
-        return guarantee([], [], promised)
-    recalibrate(session, project, project.champion)
-    samples = calibration_samples(session, project, project.champion)
-    qualities = cross_graded(samples)
-    judged = [promised.fails(s.iou, s.class_ious, project.classes) for s in samples]
-    own = [
-        i
-        for i, sample in enumerate(samples)
-        if sample.version == project.champion_id and judged[i] is not None
-    ]
-    # What is judged class by class is good or bad as a whole: 1 or 0.
-    ious = [float(not judged[i]) if promised.classes else samples[i].iou for i in own]
-    return guarantee(qualities[own].tolist(), ious, promised, [samples[i].scene for i in own])
 
 
 def promise(

@@ -5,18 +5,20 @@ from __future__ import annotations
 import logging
 import time
 import uuid
+from collections.abc import Sequence
 
-from flask import Flask, Response, g, request
+from flask import Flask, Response, g, render_template, request
+from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
 
 from active_learning.ledger import Ledger
 from active_learning.ledger.failures import LedgerError
 from active_learning.ports import ImageSource
 from backend import metrics, ml_api, readiness, webhooks
-from backend.desk import pages
+from backend.desk import pages, protection, signing_in
 from backend.media import MediaStore
 from backend.resident import Predictors, ResidentPredictors
-from backend.services import EXTENSION, Services
+from backend.services import EXTENSION, Services, services
 from backend.serving import Serving
 from backend.settings import Settings
 
@@ -51,7 +53,10 @@ def create_app(
     metrics.install(app, ledger)
     for module in (ml_api, webhooks, metrics, readiness):
         app.register_blueprint(module.blueprint)
-    pages.install(app)
+    if settings.desk.enabled:
+        protection.install(app, settings)
+        signing_in.install(app, settings)
+        pages.install(app)
     app.register_error_handler(HTTPException, _http_error)
     app.register_error_handler(LedgerError, _ledger_error)
     app.register_error_handler(Exception, _defect)
@@ -62,23 +67,30 @@ def create_app(
     return app
 
 
-def _http_error(error: HTTPException) -> tuple[dict[str, str], int, list[tuple[str, str]]]:
+def _http_error(error: HTTPException) -> ResponseReturnValue:
     """What was wrong with the request."""
     headers = [(name, value) for name, value in error.get_headers() if name.lower() != "content-type"]
-    return {"error": error.description or error.name}, error.code or 500, headers
+    return _say(error.description or error.name, error.code or 500, headers)
 
 
-def _ledger_error(error: LedgerError) -> tuple[dict[str, str], int]:
+def _ledger_error(error: LedgerError) -> ResponseReturnValue:
     """The ledger is away: the same request may go through later."""
     log.error("%s %s: %s", request.method, request.path, error)
-    return {"error": str(error)}, 503
+    return _say(str(error), 503)
 
 
-def _defect(error: Exception) -> tuple[dict[str, str], int]:
+def _defect(error: Exception) -> ResponseReturnValue:
     """Whatever nobody expected: told by a number that the log knows, never by its text."""
     number = uuid.uuid4().hex[:12]
     log.error("%s %s failed (%s)", request.method, request.path, number, exc_info=error)
-    return {"error": f"something went wrong here; the backend's log tells more under {number}"}, 500
+    return _say(f"something went wrong here; the backend's log tells more under {number}", 500)
+
+
+def _say(said: str, status: int, headers: Sequence[tuple[str, str]] = ()) -> ResponseReturnValue:
+    """As a page of the desk to who asked for one, else as JSON."""
+    if services().settings.desk.enabled and protection.is_page():
+        return render_template("desk/error.html", said=said, status=status), status, list(headers)
+    return {"error": said}, status, list(headers)
 
 
 def _begin() -> None:

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from model.errors import ELNetError
 
 
@@ -29,6 +31,7 @@ class Credentials:
         machine_token: legacy token of that user; None until Label Studio has made it.
         webhook_secret: what Label Studio sends in X-ELNet-Secret.
         ml_password: of the ML contract's Basic auth.
+        desk_key: signs the desk's sessions.
     """
 
     password: str = field(default_factory=lambda: secrets.token_urlsafe(12), repr=False)
@@ -37,6 +40,7 @@ class Credentials:
     machine_token: str | None = field(default=None, repr=False)
     webhook_secret: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)
     ml_password: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)
+    desk_key: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
 
     @staticmethod
     def path(state: Path) -> Path:
@@ -50,15 +54,32 @@ class Credentials:
         Raises:
             CredentialsError: the file cannot be read or written, or is not what this writes.
         """
+        known = cls._read(state)
+        if known.keys() != {f.name for f in fields(cls)}:
+            try:
+                state.mkdir(parents=True, exist_ok=True)
+                with FileLock(
+                    state / "secrets.lock"
+                ):  # two that start at once agree on what one of them makes
+                    known = cls._read(state)
+                    credentials = cls(**known)
+                    if asdict(credentials) != known:
+                        credentials.save(state)
+                    return credentials
+            except OSError as error:
+                raise _unwritable(state, error) from error
+        return cls(**known)
+
+    @classmethod
+    def _read(cls, state: Path) -> dict[str, Any]:
+        """What the file holds; nothing where there is none."""
         path = cls.path(state)
-        known: dict[str, Any] = {}
         try:
             found = json.loads(path.read_text())
             if not isinstance(found, dict) or not all(isinstance(v, str | None) for v in found.values()):
                 raise ValueError("it holds no names with texts")
-            known = {f.name: found[f.name] for f in fields(cls) if f.name in found}
         except FileNotFoundError:
-            pass
+            return {}
         except OSError as error:
             raise CredentialsError(
                 f"{path} cannot be read: {error.strerror}; take the right to, or let ELNET_STATE name a "
@@ -68,10 +89,7 @@ class Credentials:
             raise CredentialsError(
                 f"{path} is not a file of secrets: {error}; restore it, or remove it to have new ones made"
             ) from error
-        credentials = cls(**known)
-        if asdict(credentials) != known:
-            credentials.save(state)
-        return credentials
+        return {f.name: found[f.name] for f in fields(cls) if f.name in found}
 
     def with_tokens(self, *, token: str | None = None, machine_token: str | None = None) -> Credentials:
         """The same with other tokens."""
@@ -88,9 +106,7 @@ class Credentials:
             state.mkdir(parents=True, exist_ok=True)
             descriptor, name = tempfile.mkstemp(dir=state, prefix=".secrets-")  # 0600
         except OSError as error:
-            raise CredentialsError(
-                f"{state} cannot be written: {error.strerror}; let ELNET_STATE name a folder of yours"
-            ) from error
+            raise _unwritable(state, error) from error
         try:
             with os.fdopen(descriptor, "w") as file:
                 json.dump(asdict(self), file, indent=2)
@@ -101,3 +117,9 @@ class Credentials:
             with contextlib.suppress(FileNotFoundError):
                 Path(name).unlink()
             raise CredentialsError(f"{path} cannot be written: {error.strerror}; make room there") from error
+
+
+def _unwritable(state: Path, error: OSError) -> CredentialsError:
+    return CredentialsError(
+        f"{state} cannot be written: {error.strerror}; let ELNET_STATE name a folder of yours"
+    )

@@ -32,7 +32,10 @@ def with_secrets(settings: Settings) -> Settings:
         "password": web.password or SecretStr(secrets.ml_password),
         "webhook_secret": web.webhook_secret or SecretStr(secrets.webhook_secret),
     }
-    return settings.model_copy(update={"web": web.model_copy(update=values)})
+    desk = settings.desk.model_copy(
+        update={"secret_key": settings.desk.secret_key or SecretStr(secrets.desk_key)}
+    )
+    return settings.model_copy(update={"web": web.model_copy(update=values), "desk": desk})
 
 
 def note_running(settings: Settings) -> None:

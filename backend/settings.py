@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import os
+from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from platformdirs import user_data_path
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -21,6 +30,8 @@ from model.errors import ELNetError
 from model.symmetry import FLIPS
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Hours = Annotated[float, Field(gt=0, le=24 * 366)]
+RoleName = Literal["viewer", "lead", "admin"]  # of active_learning.ledger.Role
 
 
 class _Section(BaseModel):
@@ -58,6 +69,83 @@ class WebSettings(_Section):
     username: str | None = None  # Basic auth of the ML contract, off without a password
     password: SecretStr | None = None
     webhook_secret: SecretStr | None = None  # expected in the X-ELNet-Secret header
+
+
+class RoleRules(_Section):
+    """Which role those have for whom somebody else vouches."""
+
+    roles: dict[str, RoleName] = {}  # group -> role; the highest counts, anew at each sign-in
+    default_role: RoleName | None = None  # of who is in none of these groups; None: is not let in
+
+    @field_validator("default_role", mode="before")
+    @classmethod
+    def _none_as_text(cls, value: object) -> object:
+        return None if isinstance(value, str) and value.lower() == "none" else value
+
+
+class ProxySettings(RoleRules):
+    """Sign-in by a reverse proxy that knows its users. Off without a header."""
+
+    header: str | None = None  # with the user's name, as Remote-User; the proxy must set or remove it always
+    groups_header: str | None = None  # with their groups, separated by commas
+    default_role: RoleName | None = "viewer"
+
+
+class OidcSettings(RoleRules):
+    """Sign-in by an OpenID Connect provider. Off without an issuer."""
+
+    issuer: str | None = None  # its metadata lie under /.well-known/openid-configuration of this address
+    client_id: str | None = None
+    client_secret: SecretStr | None = None
+    scope: str = "openid profile email"
+    label: str = "Sign in with your organisation"  # of the button
+    name_claim: str = "preferred_username"
+    roles_claim: str = "groups"
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if self.issuer is None:
+            return self
+        if self.client_id is None or self.client_secret is None:
+            raise ValueError("an issuer needs client_id and client_secret")
+        if not self.roles and self.default_role is None:
+            raise ValueError("nobody would be let in: set roles or default_role")
+        return self
+
+
+class DeskSettings(_Section):
+    """The leads' pages under /desk, and the API under /api/v1."""
+
+    enabled: bool = True
+    url: str | None = None  # as browsers reach the backend; default: web.public_url
+    idle_hours: Hours = 12.0  # a session ends after so long without a request,
+    longest_hours: Hours = 168.0  # and after so long in any case
+    secret_key: SecretStr | None = None  # signs sessions
+    # Addresses or networks of reverse proxies: only they may name the user, and the browser's address
+    # (X-Forwarded-For).
+    trusted_proxies: list[str] = []
+    proxy: ProxySettings = ProxySettings()
+    oidc: OidcSettings = OidcSettings()
+
+    @field_validator("url")
+    @classmethod
+    def _is_address(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("http://", "https://")):
+            raise ValueError(f"{value!r} must start with http:// or https://")
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, value: list[str]) -> list[str]:
+        for network in value:
+            ip_network(network)
+        return value
+
+    @model_validator(mode="after")
+    def _somebody_is_trusted(self) -> Self:
+        if self.proxy.header is not None and not self.trusted_proxies:
+            raise ValueError("proxy.header is believed from nobody: name the proxy in trusted_proxies")
+        return self
 
 
 class MediaSettings(_Section):
@@ -123,6 +211,7 @@ class Settings(BaseSettings):
     reconcile_s: float = Field(default=60.0, gt=0)  # how often it reads the tool for lost events
     label_studio: LabelStudioSettings = LabelStudioSettings()
     web: WebSettings = WebSettings()
+    desk: DeskSettings = DeskSettings()
     media: MediaSettings = MediaSettings()
     trainer: TrainerSettings = TrainerSettings()
     loop: LoopSettings = LoopSettings()
@@ -171,6 +260,11 @@ class Settings(BaseSettings):
         """The backend's address as Label Studio reaches it."""
         host = f"[{self.web.host}]" if ":" in self.web.host else self.web.host
         return (self.web.public_url or f"http://{host}:{self.web.port}").rstrip("/")
+
+    @property
+    def desk_url(self) -> str:
+        """The backend's address as browsers reach it."""
+        return (self.desk.url or self.web_url).rstrip("/")
 
 
 class SettingsError(ELNetError):

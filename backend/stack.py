@@ -14,6 +14,7 @@ import httpx
 from pydantic import SecretStr
 
 from active_learning.ledger import Ledger
+from backend.accounts import add_first_admin
 from backend.child import Child, StackError, environment, free_port
 from backend.embedded import EmbeddedLabelStudio
 from backend.running import forget_running, note_running, with_secrets
@@ -25,11 +26,13 @@ _START_WITHIN_S = 60.0
 class Stack:
     """The backend and the worker of `settings`, with an embedded Label Studio where no server is named.
 
-    After `start`, `settings` names the addresses, tokens and secrets that are in force.
+    After `start`, `settings` names the addresses, tokens and secrets that are in force, and where
+    this start made the desk's first user, `admin_password` is their one-time password.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.admin_password: str | None = None
         self._label_studio: EmbeddedLabelStudio | None = None
         self._children: list[Child] = []
         self._signals = contextlib.ExitStack()
@@ -65,6 +68,8 @@ class Stack:
         self.settings = self._with_label_studio(settings)
         with Ledger(self.settings.ledger_url) as ledger:
             ledger.upgrade()
+            if settings.desk.enabled:  # not by the backend itself, whose output goes to a log
+                self.admin_password = add_first_admin(ledger)
         backend = self._child("web")
         backend.start()
         _wait_until_healthy(backend, f"{_loopback_url(self.settings.web)}/health")

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from active_learning import standing, triggers
 from active_learning.ledger import Cycle, InboxEvent, InboxState, Ledger, Project, TaskStatus
 from backend import given_labels, projects
+from backend.accounts import FIRST_ADMIN
 from backend.credentials import Credentials
 from backend.label_studio import LabelStudio
 from backend.sample import CLASS, sample_folder
@@ -57,7 +58,7 @@ def run_up(
             projects.repair(ledger, stack.settings, tool, project)  # ports may have changed
         if data is not None or not known:
             _fill(stack.settings, ledger, tool, data, name, classes, labelled_share, console)
-        _tell(stack.settings, ledger, console, is_embedded=is_embedded)
+        _tell(stack, ledger, console, is_embedded=is_embedded)
         try:
             _watch(stack, ledger, console)
         except KeyboardInterrupt:
@@ -119,7 +120,8 @@ def _class_names(data: Path) -> list[str]:
     return find_pairs(data)[1]
 
 
-def _tell(settings: Settings, ledger: Ledger, console: Console, *, is_embedded: bool) -> None:
+def _tell(stack: Stack, ledger: Ledger, console: Console, *, is_embedded: bool) -> None:
+    settings = stack.settings
     console.print()
     with ledger.session(write=False) as session:
         for project in session.scalars(select(Project).order_by(Project.name)):
@@ -129,6 +131,13 @@ def _tell(settings: Settings, ledger: Ledger, console: Console, *, is_embedded: 
         password = Credentials.load(settings.state).password
         console.print(
             f"sign in as {settings.label_studio.username} with the password {password}", soft_wrap=True
+        )
+    if settings.desk.enabled:
+        console.print(f"the leads' desk: {settings.desk_url}/desk/", soft_wrap=True)
+    if stack.admin_password is not None:
+        console.print(
+            f"sign in there as {FIRST_ADMIN} with the one-time password {stack.admin_password}",
+            soft_wrap=True,
         )
     console.print(f"state, logs and secrets: {settings.state}", soft_wrap=True)
     console.print("Ctrl-C stops everything; starting again loses nothing.\n")

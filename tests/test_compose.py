@@ -37,7 +37,7 @@ def test_every_command_exists(name: str) -> None:
 @pytest.mark.parametrize("name", OURS)
 def test_every_variable_is_a_setting(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable, value in SERVICES[name]["environment"].items():
-        filled = re.sub(r"\$\{(\w+)(?::[-?]([^}]*))?\}", "x", str(value))
+        filled = re.sub(r"\$\{\w+(?::(?:-([^}]*)|\?[^}]*))?\}", lambda found: found[1] or "x", str(value))
         monkeypatch.setenv(variable, filled)
     settings = Settings()  # a nested name that does not exist is refused
     names = set(SERVICES[name]["environment"]) - {"ELNET_HOME"}
@@ -46,6 +46,7 @@ def test_every_variable_is_a_setting(name: str, monkeypatch: pytest.MonkeyPatch)
     assert settings.ledger_url.startswith("postgresql://")
     assert settings.label_studio.url == "http://label-studio:8080"
     assert settings.web_url == "http://backend:9090"
+    assert settings.desk_url == "http://localhost:9090"
 
 
 def test_label_studio_sees_the_media_where_the_loop_says() -> None:

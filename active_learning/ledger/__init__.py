@@ -3,6 +3,8 @@
 from active_learning.ledger.database import Ledger
 from active_learning.ledger.failures import LedgerError
 from active_learning.ledger.tables import (
+    ActionRecord,
+    ApiToken,
     Base,
     Calibration,
     Cycle,
@@ -19,6 +21,7 @@ from active_learning.ledger.tables import (
     Prediction,
     Project,
     Promotion,
+    Role,
     RouteDecision,
     Scene,
     Snapshot,
@@ -27,10 +30,13 @@ from active_learning.ledger.tables import (
     ThresholdChange,
     Tombstone,
     TrainScene,
+    User,
     WorkerLease,
 )
 
 __all__ = [
+    "ActionRecord",
+    "ApiToken",
     "Base",
     "Calibration",
     "Cycle",
@@ -49,6 +55,7 @@ __all__ = [
     "Prediction",
     "Project",
     "Promotion",
+    "Role",
     "RouteDecision",
     "Scene",
     "Snapshot",
@@ -57,5 +64,6 @@ __all__ = [
     "ThresholdChange",
     "Tombstone",
     "TrainScene",
+    "User",
     "WorkerLease",
 ]

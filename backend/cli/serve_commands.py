@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from backend.logs import start_logging
-from backend.settings import load_settings
+from backend.settings import Settings, load_settings
 
 
 class Queues(StrEnum):
@@ -25,12 +25,13 @@ label_studio_app = typer.Typer(help="The embedded Label Studio.", no_args_is_hel
 
 
 def web() -> None:
-    """Serve the ML contract and the webhook with gunicorn."""
+    """Serve the ML contract, the webhook and the desk with gunicorn."""
     from backend.child import environment
     from backend.running import with_secrets
     from backend.wsgi import gunicorn_command
 
     settings = with_secrets(load_settings())  # never open: `project create` gives Label Studio the same ones
+    _prepare_desk(settings)
     command = gunicorn_command(settings)
     # Our own interpreter, in place of this process: gunicorn gets the signals.
     os.execve(command[0], command, environment(settings))  # noqa: S606
@@ -97,6 +98,31 @@ def demo(
     from backend.demo import DemoPlan, run_demo
 
     run_demo(data, out, DemoPlan(cycles=cycles, limit=limit, seed=seed))
+
+
+def _prepare_desk(settings: Settings) -> None:
+    """Let somebody in: without a user the desk is of no use.
+
+    Raises:
+        OidcError: what the settings need is not installed.
+    """
+    from active_learning.ledger import Ledger, LedgerError
+    from backend.accounts import FIRST_ADMIN, add_first_admin
+    from backend.desk.oidc import check_installed
+
+    if not settings.desk.enabled:
+        return
+    check_installed(settings)
+    try:
+        with Ledger(settings.ledger_url) as ledger:
+            ledger.check()
+            password = add_first_admin(ledger)
+    except LedgerError as error:  # it is served all the same, and answers when the ledger does
+        typer.echo(f"No first user of the desk was looked for: {error}", err=True)
+        return
+    if password is not None:
+        typer.echo(f"The desk: {settings.desk_url}/desk/")
+        typer.echo(f"sign in there as {FIRST_ADMIN} with the one-time password {password}")
 
 
 @label_studio_app.command("install")

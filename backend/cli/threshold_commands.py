@@ -9,9 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from active_learning import risk, thresholds
-from active_learning.guarantee import Guarantee, Promise
+from active_learning.guarantee import Promise
 from active_learning.ledger import Project, ThresholdChange
 from backend.cli.common import JsonOption, ProjectOption, find_project, hand_down, ledger_session, show, who
+from backend.promise_words import in_words
 from model.errors import ELNetError
 
 threshold_app = typer.Typer(help="The accept threshold of a project.", no_args_is_help=False)
@@ -139,7 +140,7 @@ def promise(
         typer.echo(json.dumps(facts | {"watch": asdict(watch) if watch else None}, indent=2))
         return
     typer.echo(f"Promise: {asked}.")
-    for line in _told(answer, asked, version, what_if):
+    for line in in_words(answer, asked, version, what_if):
         typer.echo(line)
     if watch is not None:
         typer.echo(
@@ -158,46 +159,6 @@ def _parse_bar(text: str) -> tuple[str, float]:
         return name.strip(), float(number)
     except ValueError as error:
         raise ThresholdCommandError(f"--class-iou takes CLASS=IOU such as road=0.5, not {text!r}") from error
-
-
-def _told(answer: Guarantee, asked: Promise, version: str | None, tried: risk.WhatIf) -> list[str]:
-    """A guarantee in sentences."""
-    if version is None:
-        return ["No model version serves yet, so there is nothing to accept."]
-    audits = f"{answer.samples} audited scene{'' if answer.samples == 1 else 's'} tell of {version}"
-    if answer.threshold is not None:
-        return [
-            f"{audits}. It can be kept from predicted IoU {answer.threshold:.3f} on: {answer.reached} "
-            f"audited masks reach that, {answer.failures} of them bad, so of all accepted ones at most "
-            f"{answer.risk_bound:.1%} are likely to be.",
-            f"That would accept {tried.accepted} of the images that wait now{_saved(tried)}.",
-        ]
-    lines = [f"{audits}. It cannot be kept yet, so nothing would be accepted."]
-    if answer.more is not None:
-        lines.append(
-            f"About {answer.more} more audits would do, if they turn out as those so far; "
-            f"{tried.audit} images wait in the Audit view."
-        )
-    elif answer.samples:
-        lines.append(
-            "More audits of this version would not help: of the better half of its masks too many are bad. "
-            "Ask for a lower --iou or a higher --risk, or train on more labels."
-        )
-    if answer.best_risk is not None:
-        lines.append(
-            f"What can be promised today at IoU {asked.iou:g} and confidence {asked.confidence:g} is a risk "
-            f"of {answer.best_risk:.2f}."
-        )
-    return lines
-
-
-def _saved(tried: risk.WhatIf) -> str:
-    if not tried.saved_hours:
-        return ""
-    return (
-        f", and save about {tried.saved_hours:.1f} hours of people's work; the others would take "
-        f"{tried.hours:.1f}"
-    )
 
 
 def _tell_move(project: Project, change: ThresholdChange) -> None:

@@ -45,6 +45,7 @@ _PNG: Final = {
     "font": "sans-serif",
     "axis": {"labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": "normal"},
     "view": {"stroke": None},
+    "mark": {"color": CATEGORIES[0]},
     "range": {"category": list(CATEGORIES)},
 }
 _BUILDING: Final = threading.Lock()

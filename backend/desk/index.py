@@ -10,7 +10,8 @@ from sqlalchemy.orm import Session
 from werkzeug import Response
 
 from active_learning import standing, thresholds
-from active_learning.ledger import Project, TaskStatus
+from active_learning.ledger import Project, Role, TaskStatus
+from backend.desk.access import requires
 from backend.services import services
 
 blueprint = Blueprint(
@@ -48,6 +49,7 @@ def project_lines(session: Session) -> list[ProjectLine]:
 
 
 @blueprint.get("/")
+@requires(Role.VIEWER)
 def index() -> str | Response:
     """The list; with a single project its overview."""
     with services().ledger.session(write=False) as session:

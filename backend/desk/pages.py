@@ -1,22 +1,67 @@
-"""The desk's pages in the application."""
+"""The desk's pages and its API in the application, and who may use them."""
 
 from __future__ import annotations
 
-import secrets
+from typing import Final
 
-from flask import Flask
+from flask import Flask, request
+from flask_wtf.csrf import generate_csrf
+from markupsafe import Markup
 
-from backend.desk import charts, cycles, index, models, overview, pictures, quality, queue, threshold
-from backend.desk import quality_charts as quality_charts  # registers charts
-from backend.desk.words import MEANINGS, duration
+from active_learning.ledger import Role
+from backend.desk import (
+    api,
+    charts,
+    cycles,
+    index,
+    log,
+    models,
+    openapi,
+    overview,
+    pictures,
+    policy,
+    quality,
+    quality_charts,  # noqa: F401 - registers the charts of its page
+    queue,
+    threshold,
+)
+from backend.desk.access import check
+from backend.desk.words import MEANINGS, duration, marked, sentence
 
-PAGES = (index, overview, threshold, queue, quality, models, cycles, charts, pictures)
+GUARDED: Final = (
+    overview,
+    threshold,
+    queue,
+    quality,
+    models,
+    cycles,
+    policy,
+    log,
+    charts,
+    pictures,
+    api,
+    openapi,
+)
 
 
 def install(app: Flask) -> None:
     """Add them."""
-    for page in PAGES:
+    app.register_blueprint(index.blueprint)
+    for page in GUARDED:
         app.register_blueprint(page.blueprint)
-    app.jinja_env.globals.update(statuses=list(MEANINGS), meanings=MEANINGS, duration=duration)
-    app.jinja_env.globals.update(csrf=lambda: "")
-    app.secret_key = secrets.token_bytes(32)
+    app.jinja_env.globals.update(statuses=list(MEANINGS), meanings=MEANINGS, duration=duration, csrf=_csrf)
+    app.jinja_env.filters.update(marked=marked, sentence=sentence)
+
+
+def _guard() -> None:
+    """Viewers look, leads change."""
+    check(Role.VIEWER if request.method in {"GET", "HEAD", "OPTIONS"} else Role.LEAD)
+
+
+def _csrf() -> Markup:
+    """The hidden field of every form that changes something."""
+    return Markup('<input type="hidden" name="csrf_token" value="{}">').format(generate_csrf())
+
+
+for _page in GUARDED:
+    _page.blueprint.before_request(_guard)

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from werkzeug.exceptions import NotFound
 
 from active_learning.ledger import Project
+from backend.desk.access import who
 from backend.services import services
 
 
@@ -43,5 +44,5 @@ def render(template: str, project: Project | None, **facts: Any) -> str:
 
 
 def signed_in() -> str:
-    """Who asks."""
-    return "lead"
+    """The name of who asks, for records of who changed what."""
+    return who().name

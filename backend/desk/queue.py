@@ -13,11 +13,13 @@ from sqlalchemy.orm import Session
 from werkzeug import Response
 from werkzeug.exceptions import NotFound
 
-from active_learning import policy, standing
+from active_learning import standing
 from active_learning.acquisition import AcquisitionError
 from active_learning.ledger import Project, Task, TaskStatus
+from active_learning.policy import PolicyError
 from active_learning.strategy import MEANINGS
-from backend.desk.project_page import open_project, render, signed_in
+from backend.desk.policy import change
+from backend.desk.project_page import open_project, render
 from backend.desk.queued_images import ORDER, QueuedImage, mask_layers, queued_images
 from backend.desk.strategy import comparison
 from backend.desk.words import MEANINGS as STATUSES
@@ -179,13 +181,14 @@ def choose(project_id: int) -> Response:
     wanted, why = request.form.get("strategy", ""), request.form.get("why", "")
     try:
         with open_project(project_id, write=True) as (session, project):
-            made = policy.change(session, project, {"strategy": wanted}, signed_in(), why)
-    except policy.PolicyError as error:
+            before = project.strategy
+            change(session, project, {"strategy": wanted}, why.strip())
+    except PolicyError as error:
         flash(f"Nothing was changed: {error}.", "error")
         return redirect(
             url_for(".compare", project_id=project_id, strategy=wanted if wanted in MEANINGS else None)
         )
-    if made:
+    if before != wanted:
         flash(
             f"{wanted} orders the queue from now on; the worker writes the new order with its next look.",
             "ok",

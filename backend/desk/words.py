@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
+
+from markupsafe import Markup, escape
 
 from active_learning.ledger import TaskStatus
 
@@ -17,6 +20,8 @@ MEANINGS: Final = {
     TaskStatus.FAILED: "unreadable",
 }
 
+_CODE: Final = re.compile("`([^`]+)`")
+
 
 def duration(hours: float) -> str:
     """Hours of work: "40 s", "12 min", "3.4 h", "120 h"."""
@@ -26,6 +31,16 @@ def duration(hours: float) -> str:
     if seconds < 3600:
         return f"{seconds / 60:.0f} min"
     return f"{hours:.1f} h" if hours < 100 else f"{hours:,.0f} h"
+
+
+def marked(text: str) -> Markup:
+    """A sentence in which `commands` stand between backticks."""
+    return Markup(_CODE.sub(r"<code>\1</code>", str(escape(text))))  # noqa: S704 - escaped
+
+
+def sentence(text: str) -> str:
+    """With a capital at the beginning and a full stop at the end."""
+    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith('.') else '.'}"
 
 
 def count(number: int, noun: str) -> str:

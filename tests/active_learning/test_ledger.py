@@ -22,6 +22,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from active_learning.ledger import (
+    ActionRecord,
     Base,
     CycleState,
     HoldoutScene,
@@ -113,6 +114,7 @@ def _fill(ledger: Ledger) -> None:
                     parameters={},
                 ),
                 CycleEvent(cycle_id=cycle.id, step="train", message="test"),
+                ActionRecord(who="ada", action="cycle.cancel", thing="cycle 1", project_id=project.id),
                 Prediction(
                     task_id=task.id,
                     model_version_id=version.id,
@@ -137,6 +139,7 @@ APPEND_ONLY = {
     "promotions": "model_version_id",
     "calibrations": "kind",
     "cycle_events": "message",
+    "actions": "who",
 }
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from argon2 import PasswordHasher
 from flask import Flask
 from flask.testing import FlaskClient
 from PIL import Image
@@ -26,6 +27,7 @@ from werkzeug.serving import make_server
 from active_learning import registry
 from active_learning.ledger import Ledger, ModelVersion, Project
 from active_learning.ports import ToolAnnotation, ToolTask, ToolUnavailableError
+from backend import passwords
 from backend.annotations import decode_annotation
 from backend.app import create_app
 from backend.cli import main
@@ -33,7 +35,7 @@ from backend.embedded import EmbeddedLabelStudio
 from backend.label_studio import LabelStudio
 from backend.label_studio_install import InstallError, find_program
 from backend.regions import encode_rle
-from backend.settings import LabelStudioSettings, MediaSettings, Settings, WebSettings
+from backend.settings import DeskSettings, LabelStudioSettings, MediaSettings, Settings, WebSettings
 from model.predictor import ImagePrediction
 from model.raster import Raster
 
@@ -288,10 +290,10 @@ class Site:
 
 @pytest.fixture
 def make_site(ledger: Ledger, tmp_path: Path) -> Callable[..., Site]:
-    """Makes an application over the test's ledger; keyword arguments are those of `WebSettings`."""
+    """Makes an application over the test's ledger; keyword arguments: of `WebSettings`, and `desk`."""
 
-    def make(**web: Any) -> Site:
-        settings = Settings(state=tmp_path, web=WebSettings(**web))
+    def make(*, desk: dict[str, Any] | None = None, **web: Any) -> Site:
+        settings = Settings(state=tmp_path, web=WebSettings(**web), desk=DeskSettings(**(desk or {})))
         images, loaded = SolidImages(), []
 
         def predictor(version: ModelVersion) -> SolidPredictor:
@@ -309,6 +311,13 @@ def make_site(ledger: Ledger, tmp_path: Path) -> Callable[..., Site]:
 def site(make_site: Callable[..., Site]) -> Site:
     """An application without passwords, secrets and projects."""
     return make_site()
+
+
+@pytest.fixture
+def cheap_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hashing costs next to nothing: 64 MiB and three passes each add up."""
+    monkeypatch.setattr(passwords, "_hasher", PasswordHasher(time_cost=1, memory_cost=8, parallelism=1))
+    passwords._nobodys.cache_clear()
 
 
 @pytest.fixture

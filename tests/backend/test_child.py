@@ -15,7 +15,16 @@ import pytest
 from pydantic import SecretStr
 
 from backend.child import Child, StackError, environment, free_port
-from backend.settings import LabelStudioSettings, LoopSettings, MediaSettings, Settings, WebSettings
+from backend.settings import (
+    DeskSettings,
+    LabelStudioSettings,
+    LoopSettings,
+    MediaSettings,
+    OidcSettings,
+    ProxySettings,
+    Settings,
+    WebSettings,
+)
 
 
 def reveal(value: Any) -> Any:
@@ -64,6 +73,17 @@ def test_a_child_has_the_very_same_settings(tmp_path: Path, monkeypatch: pytest.
         poll_s=0.1 + 0.2,
         label_studio=LabelStudioSettings(port=0, token=SecretStr('q"u\'o\\te $HOME {"a": 1}')),
         web=WebSettings(password=None, webhook_secret=SecretStr(""), username="ü, 1"),
+        desk=DeskSettings(
+            secret_key=SecretStr("k\"'$"),
+            trusted_proxies=["10.0.0.0/8", "::1"],
+            proxy=ProxySettings(header="Remote-User", roles={"geo, leads": "lead"}, default_role=None),
+            oidc=OidcSettings(
+                issuer="https://login.example",
+                client_id="e",
+                client_secret=SecretStr("none"),
+                default_role="viewer",
+            ),
+        ),
         media=MediaSettings(allowed_hosts=["a.example", "10.0.0.0/8"], document_root=None),
         loop=LoopSettings(
             accept_threshold=None, training={"epochs": 3, "trunk": "random-nano", "deep": {"er": [1, None]}}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +12,8 @@ from typing import Any
 import pytest
 
 import backend.cli
-from backend import demo, label_studio, label_studio_install, prefill_worker, up, worker
+from active_learning.ledger import Ledger
+from backend import accounts, demo, label_studio, label_studio_install, prefill_worker, up, worker
 from backend.cli import serve_commands
 from backend.demo import DemoPlan
 from backend.label_studio_install import InstallError
@@ -47,6 +49,7 @@ def test_help_of_every_command_needs_no_torch() -> None:
         ("models", ["promote", "rollback"]),
         ("threshold", ["set", "undo", "history"]),
         ("ledger", ["upgrade"]),
+        ("users", ["add", "role", "password", "disable", "enable", "remove", "log", "token"]),
         ("label-studio", ["install"]),
     ],
 )
@@ -181,6 +184,44 @@ def test_web_becomes_gunicorn_and_is_never_open(elnet: Elnet, monkeypatch: pytes
     assert "127.0.0.1:9191" in command
     assert len(env["ELNET_WEB__PASSWORD"]) > 20
     assert len(env["ELNET_WEB__WEBHOOK_SECRET"]) > 20
+
+
+def test_the_first_start_makes_an_admin_and_says_so_once(
+    elnet: Elnet, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(os, "execve", lambda *_: None)
+    caplog.set_level("DEBUG")
+    said = elnet("web").out
+    address, invitation = said.splitlines()
+    assert address == "The desk: http://127.0.0.1:9090/desk/"
+    found = re.fullmatch(r"sign in there as admin with the one-time password (\S+)", invitation)
+    assert found, said
+    assert found[1] not in caplog.text
+    again = elnet("web")
+    assert (again.out, again.err) == ("", "")
+    user = accounts.sign_in(ledger, "admin", found[1], None)
+    assert user is not None
+    assert user.role == "admin"
+
+
+def test_where_no_desk_is_served_no_admin_is_made(
+    elnet: Elnet, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ELNET_DESK__ENABLED", "false")
+    monkeypatch.setattr(os, "execve", lambda *_: None)
+    assert elnet("web").out == ""
+    with ledger.session(write=False) as session:
+        assert accounts.users(session) == []
+
+
+def test_web_starts_without_a_ledger_and_says_what_is_missing(
+    elnet: Elnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    became: list[object] = []
+    monkeypatch.setattr(os, "execve", lambda *arguments: became.append(arguments))
+    answer = elnet("web")
+    assert (answer.code, answer.out, len(became)) == (0, "", 1)
+    assert "elnet ledger upgrade" in answer.err
 
 
 def test_a_worker_needs_label_studio_and_a_ledger(elnet: Elnet, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import stat
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -65,4 +68,17 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(CredentialsError, match="No space left"):
         first.with_tokens(token="x" * 40).save(tmp_path)
     assert Credentials.load(tmp_path) == first
-    assert [p.name for p in tmp_path.iterdir()] == ["secrets.json"]
+    assert {p.name for p in tmp_path.iterdir()} <= {"secrets.json", "secrets.lock"}
+
+
+def test_those_who_start_at_once_agree(tmp_path, monkeypatch):
+    state, save = tmp_path / "state", Credentials.save
+
+    def slowly(credentials: Credentials, folder: Path) -> None:
+        time.sleep(0.1)  # the others have looked in the meantime
+        save(credentials, folder)
+
+    monkeypatch.setattr(Credentials, "save", slowly)
+    with ThreadPoolExecutor(4) as pool:
+        loaded = list(pool.map(lambda _: Credentials.load(state), range(4)))
+    assert set(loaded) == {Credentials.load(state)}

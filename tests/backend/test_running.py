@@ -38,6 +38,8 @@ def test_secrets_fill_only_what_is_not_set(tmp_path: Path) -> None:
     assert filled.username == ML_USERNAME
     assert filled.password.get_secret_value() == kept.ml_password
     assert filled.webhook_secret.get_secret_value() == kept.webhook_secret
+    desk = with_secrets(Settings(state=tmp_path)).desk
+    assert desk.secret_key.get_secret_value() == kept.desk_key
     own = WebSettings(username="me", password=SecretStr("p"), webhook_secret=SecretStr("w"))
     assert with_secrets(Settings(state=tmp_path, web=own)).web == own
 

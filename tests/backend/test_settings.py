@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.settings import LoopSettings, Settings, SettingsError, load_settings
+from backend.settings import DeskSettings, LoopSettings, OidcSettings, Settings, SettingsError, load_settings
 
 EXAMPLE = Path(__file__).parents[2] / "configs" / "elnet.yaml"
 
@@ -46,6 +46,13 @@ def test_the_environment_goes_before_the_file(tmp_path: Path, monkeypatch: pytes
         ("ELNET_FLIPS", "3", "3 should be one of 1, 2, 4, 8"),
         ("ELNET_LOOP__ACCEPT_THRESHOLD", "1.5", "ACCEPT_THRESHOLD"),
         ("ELNET_LABEL_STUDIO__URL", "label-studio:8080", "must start with http"),
+        ("ELNET_DESK__IDLE_HOURS", "0", "ELNET_DESK__IDLE_HOURS"),
+        ("ELNET_DESK__URL", "elnet.example", "must start with http"),
+        ("ELNET_DESK__TRUSTED_PROXIES", '["proxy"]', "does not appear to be an IPv4 or IPv6 network"),
+        ("ELNET_DESK__PROXY__HEADER", "Remote-User", "name the proxy in trusted_proxies"),
+        ("ELNET_DESK__PROXY__DEFAULT_ROLE", "king", "ELNET_DESK__PROXY__DEFAULT_ROLE"),
+        ("ELNET_DESK__OIDC__ROLES", '{"ops": "king"}', "ELNET_DESK__OIDC__ROLES__OPS"),
+        ("ELNET_DESK__OIDC__ISSUER", "https://login.example", "needs client_id and client_secret"),
         ("ELNET_CONFIG", "/nowhere/elnet.yaml", "/nowhere/elnet.yaml"),
     ],
 )
@@ -69,9 +76,20 @@ def test_addresses() -> None:
     assert settings.jobs_url == "sqlite:////srv/elnet/jobs.sqlite"
     assert settings.media_root == Path("/srv/elnet/media")
     assert settings.web_url == "http://127.0.0.1:9090"
+    assert settings.desk_url == "http://127.0.0.1:9090"
     shared = Settings(database_url="postgresql://db/elnet", web={"public_url": "https://b.example.org/"})
     assert shared.ledger_url == shared.jobs_url == "postgresql://db/elnet"
-    assert shared.web_url == "https://b.example.org"
+    assert shared.web_url == shared.desk_url == "https://b.example.org"
+    other = shared.model_copy(update={"desk": DeskSettings(url="https://desk.example.org/")})
+    assert other.desk_url == "https://desk.example.org"
+
+
+def test_a_provider_that_would_let_nobody_in_is_refused() -> None:
+    whole = {"issuer": "https://login.example", "client_id": "elnet", "client_secret": "s"}
+    with pytest.raises(ValueError, match="set roles or default_role"):
+        OidcSettings(**whole)
+    assert OidcSettings(**whole, default_role="viewer")
+    assert OidcSettings(**whole, roles={"ops": "admin"})
 
 
 def test_a_projects_policy_is_checked() -> None:

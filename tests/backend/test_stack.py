@@ -17,6 +17,7 @@ from pydantic import SecretStr
 
 from active_learning.ledger import Ledger
 from backend import stack as module
+from backend.accounts import sign_in
 from backend.child import Child, StackError
 from backend.credentials import Credentials
 from backend.settings import LabelStudioSettings, Settings, WebSettings
@@ -111,7 +112,12 @@ def test_the_servers_start_with_what_is_in_force_and_stop(tmp_path: Path, embedd
         assert told["ELNET_LABEL_STUDIO__MACHINE_TOKEN"] == "machine"
         assert told["ELNET_WEB__PASSWORD"] == secrets.ml_password
         assert told["ELNET_WEB__WEBHOOK_SECRET"] == secrets.webhook_secret
-        Ledger(stack.settings.ledger_url).check()
+        assert told["ELNET_DESK__SECRET_KEY"] == secrets.desk_key
+        with Ledger(stack.settings.ledger_url) as ledger:
+            ledger.check()
+            admin = sign_in(ledger, "admin", stack.admin_password or "", None)
+        assert admin is not None
+        assert stack.admin_password not in str(told)
         assert json.loads((tmp_path / "running.json").read_text())["web_port"] == web.port
         stack.check()
         assert stack.mend() == []

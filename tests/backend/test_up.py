@@ -25,8 +25,9 @@ from active_learning.ledger import (
     TaskStatus,
 )
 from backend import up
+from backend.accounts import add_first_admin
 from backend.credentials import Credentials
-from backend.settings import LabelStudioSettings, Settings
+from backend.settings import DeskSettings, LabelStudioSettings, Settings
 from backend.up import run_up
 from model.errors import ELNetError
 from model.raster import write_mask, write_png
@@ -45,9 +46,12 @@ class Servers:
         self.settings = settings.model_copy(update={"label_studio": section})
         self.dead: list[str] = []
         self.is_up = False
+        self.admin_password: str | None = None
 
     def __enter__(self) -> Servers:
-        Ledger(self.settings.ledger_url).upgrade()
+        with Ledger(self.settings.ledger_url) as ledger:
+            ledger.upgrade()
+            self.admin_password = add_first_admin(ledger)
         self.is_up = True
         return self
 
@@ -280,8 +284,20 @@ def test_a_server_of_ones_own_has_its_own_passwords(scene: Scene, tmp_path: Path
     )
     text = scene.run(folder(tmp_path / "spills"), share=0.0)
     assert "http://tool.example/projects/1" in text
-    assert "sign in" not in text
-    assert "password" not in text
+    assert "sign in as" not in text
+    assert "the password" not in text
+
+
+def test_the_first_admin_of_the_desk_is_told_once(scene: Scene, tmp_path: Path) -> None:
+    text = scene.run(folder(tmp_path / "spills"), share=0.0)
+    password = scene.stacks[-1].admin_password
+    assert "the leads' desk: http://127.0.0.1:9090/desk/\n" in text
+    assert f"sign in there as admin with the one-time password {password}\n" in text
+    again = scene.run()
+    assert "/desk/" in again
+    assert "one-time" not in again
+    scene.settings = scene.settings.model_copy(update={"desk": DeskSettings(enabled=False)})
+    assert "desk" not in scene.run()
 
 
 def test_what_changes_is_told_once_and_what_died_is_told(scene: Scene, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ function chartConfig() {
   return { background: "transparent", font: getComputedStyle(document.body).fontFamily, axis, view: { stroke: null },
            legend: { labelColor: of("--ink"), titleColor: of("--muted"), labelFontSize: 12, orient: "top", title: null },
            range: { category: [of("--accent"), of("--review"), of("--audit"), of("--done"), of("--decide"), of("--stop")] },
-           text: { color: of("--ink") }, rule: { color: of("--muted") }, title: { color: of("--ink"), subtitleColor: of("--muted"), fontSize: 12, anchor: "start" } };
+           mark: { color: of("--accent") }, text: { color: of("--ink") }, rule: { color: of("--muted") }, title: { color: of("--ink"), subtitleColor: of("--muted"), fontSize: 12, anchor: "start" } };
 }
 
 let library = null;
@@ -58,6 +58,8 @@ async function drawChart(place) {
     place.dispatchEvent(new CustomEvent("drawn", { bubbles: true }));
   } catch (error) {
     place.textContent = `This chart cannot be drawn: ${error.message}`;
+  } finally {
+    place.dataset.drawn = "yes";
   }
 }
 
@@ -86,13 +88,69 @@ async function loadParts() {  // parts of a page that take longer; without this 
     localTimes(part);
     place.replaceChildren(...part.body.childNodes);
   }
+  reachable();
+}
+
+// The slider of the threshold: everything it tells comes with the page, only the pictures are asked for.
+function threshold(panel) {
+  const { ladder, steps, confidence, iou } = JSON.parse(panel.querySelector("[data-ladder]").textContent);
+  const range = panel.querySelector("input[type=range]");
+  const say = (name, text) => { panel.querySelector(`[data-${name}]`).textContent = text; };
+  const number = new Intl.NumberFormat();
+  const percent = (share) => `${(100 * share).toFixed(share && share < 0.1 ? 1 : 0)} %`;
+  const duration = (seconds) => seconds < 60 ? `${Math.round(seconds)} s` : seconds < 3600 ? `${Math.round(seconds / 60)} min`
+    : `${(seconds / 3600).toFixed(seconds < 360000 ? 1 : 0)} h`;
+  const near = document.querySelector("[data-near]");
+  const chart = document.querySelector("#chart-risk-coverage .drawing");
+  let later = 0;
+
+  function point() {
+    chart?.view?.signal("at", reached()?.coverage ?? -1).run();
+  }
+  function reached() {  // the loosest audited mask that still reaches the threshold
+    return ladder.reached.filter((one) => one.threshold >= Number(range.value)).at(-1);
+  }
+  function tell() {
+    const at = Number(range.value), accepted = ladder.accepted[Math.round(at * steps)];
+    const review = ladder.accepted[0] - accepted + ladder.unusable, found = reached();
+    say("at", at.toFixed(3));
+    say("accepted", number.format(accepted));
+    say("review", number.format(review + ladder.audit));
+    say("audit", `${number.format(ladder.audit)} of them audits`);
+    say("hours", ladder.seconds === null ? "-" : duration((review + ladder.audit) * ladder.seconds));
+    say("saved", ladder.seconds === null ? "no label has told its time yet" : `${duration(accepted * ladder.seconds)} saved`);
+    say("bad", found ? percent(found.bad / found.scenes) : "-");
+    say("bound", found ? `${found.bad} of ${found.scenes}; at most ${percent(found.high)}, ${percent(confidence)} sure` : "");
+    say("note", found ? `Bad: ${panel.dataset.bad || `an IoU below ${iou}`}. ${ladder.waiting ? `${number.format(ladder.waiting)} images wait for a prediction. ` : ""}The bound is of this threshold alone; a promise also guards against choosing it by its looks.`
+      : "No audited mask reaches this threshold, so how good its masks are is unknown.");
+    for (const input of document.querySelectorAll("[data-follows]")) input.value = at.toFixed(3);
+    point();
+  }
+  function look() {
+    clearTimeout(later);
+    later = setTimeout(async () => {
+      const answer = await fetch(`${near.dataset.near}?at=${range.value}`);
+      if (answer.ok) near.innerHTML = await answer.text();
+    }, 250);
+  }
+  range.addEventListener("input", () => { tell(); look(); });
+  chart?.addEventListener("drawn", point);
+  tell();
+}
+
+function reachable() {  // what scrolls sideways can be scrolled by keyboard too
+  for (const box of document.querySelectorAll(".scroll"))
+    if (box.scrollWidth > box.clientWidth) box.tabIndex = 0; else box.removeAttribute("tabindex");
 }
 
 document.addEventListener("DOMContentLoaded", () => {
+  reachable();
+  addEventListener("resize", reachable);
   localTimes(document);
   drawCharts(document);
   keepLive();
   loadParts();
+  for (const panel of document.querySelectorAll("[data-slider]")) threshold(panel);
   for (const box of document.querySelectorAll("input[data-masks]"))
     box.addEventListener("change", () => document.body.classList.toggle("no-masks", !box.checked));
   for (const box of document.querySelectorAll("input[data-layer]"))

@@ -1,0 +1,134 @@
+"""The desk in a real browser: every page, at two widths, light and dark; what it says, loads and lacks."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from werkzeug.serving import make_server
+
+playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
+
+pytestmark = pytest.mark.browser
+
+PAGES = ("", "/threshold", "/queue", "/quality", "/models", "/cycles", "/policy")
+ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run")
+WAIT_MS = 60_000
+
+
+@pytest.fixture
+def url(spills: Any) -> Iterator[str]:
+    """The desk of a project with audits of both kinds, served."""
+    spills.audit(good=40, bad=1)
+    spills.add(0.92, 0.85, 0.3)
+    web = make_server("127.0.0.1", 0, spills.client.application, threaded=True)
+    thread = threading.Thread(target=web.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{web.server_port}"
+    web.shutdown()
+    web.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def page(url: str) -> Iterator[Any]:
+    """A browser in which the lead has signed in; at the end nothing was complained of or asked elsewhere."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("no Chromium: apt-get install chromium")
+    complaints: list[str] = []
+    with playwright.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=program, args=list(ARGUMENTS))
+        context = browser.new_context(base_url=url, viewport={"width": 1280, "height": 900})
+        context.set_default_timeout(WAIT_MS)
+        made = context.new_page()
+        made.on("console", lambda m: complaints.append(m.text) if m.type in {"error", "warning"} else None)
+        made.on("pageerror", lambda error: complaints.append(str(error)))
+        made.on(
+            "request",
+            lambda r: (
+                complaints.append(f"asked {r.url}")
+                if urlsplit(r.url).netloc not in {urlsplit(url).netloc, ""}
+                else None
+            ),
+        )
+        made.goto("/desk/")
+        made.get_by_label("Name").fill("lea")
+        made.get_by_label("Password").fill("a few words will do")
+        made.get_by_role("button", name="Sign in").click()
+        made.wait_for_url("**/desk/1")
+        yield made
+        browser.close()
+    assert complaints == []
+
+
+def seen(page: Any, path: str) -> None:
+    """Go to a page, and wait until its charts are drawn."""
+    page.goto(f"/desk/1{path}")
+    playwright.expect(page.locator("[data-chart]:not([data-drawn])")).to_have_count(0, timeout=WAIT_MS)
+
+
+def test_every_page_can_be_read_by_everybody(page):
+    for width, scheme in ((1280, "light"), (1280, "dark"), (390, "light")):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.emulate_media(color_scheme=scheme)
+        for path in PAGES:
+            seen(page, path)
+            assert "cannot be drawn" not in page.inner_text("body")
+            wide = page.evaluate(
+                "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+            )
+            assert wide <= 0, f"{path} is {wide} px too wide at {width}"
+            found = axe.Axe().run(page).response["violations"]
+            grave = [
+                (one["id"], [node["html"] for node in one["nodes"]][:3])
+                for one in found
+                if one["impact"] in {"serious", "critical"}
+            ]
+            assert grave == [], f"{path} at {width}, {scheme}"
+
+
+def test_the_slider_answers_without_asking_the_server(page):
+    seen(page, "/threshold")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    slider, accepted = page.locator("input[type=range]"), page.locator("[data-accepted]")
+    before = accepted.inner_text()
+    page.context.set_offline(True)
+    slider.fill("0.3")
+    assert page.locator("[data-at]").inner_text() == "0.300"
+    assert int(accepted.inner_text()) > int(before)
+    assert page.locator("[data-bad]").inner_text().endswith("%")
+    assert asked == []
+    page.context.set_offline(False)
+    slider.press("ArrowRight")  # by keyboard; then the pictures come
+    assert page.locator("[data-at]").inner_text() == "0.305"
+    page.locator("[data-near]").get_by_text("0.300").wait_for()
+
+
+def test_a_lead_goes_from_a_look_to_a_threshold(page):
+    seen(page, "/threshold")
+    page.get_by_label("risk in percent").fill("30")
+    page.get_by_role("button", name="What can be promised?").click()
+    page.get_by_text("It can be kept from predicted IoU").wait_for()
+    page.get_by_label("Why").first.fill("we looked at the audits")
+    page.get_by_role("button", name="Let this promise set the threshold").click()
+    page.get_by_text("A promise sets the threshold").wait_for()
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Undo the last move").click()
+    page.get_by_role("heading", name="Accepted from 0.900 on").wait_for()
+    page.get_by_role("button", name="Sign out").click()
+    page.get_by_role("heading", name="Sign in").wait_for()
+
+
+def test_masks_can_be_hidden(page):
+    seen(page, "/threshold")
+    mask = page.locator("img.mask").first
+    assert mask.evaluate("m => getComputedStyle(m).visibility") == "visible"
+    page.get_by_role("checkbox", name="masks").uncheck()
+    assert mask.evaluate("m => getComputedStyle(m).visibility") == "hidden"

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from active_learning.ports import ImageUnavailableError
+from backend.desk.pictures import overlay
+
+
+def picture(answer) -> np.ndarray:
+    assert answer.status_code == 200
+    return np.asarray(Image.open(io.BytesIO(answer.data)))
+
+
+def test_an_image_is_fetched_once(spills):
+    for _ in range(2):
+        with spills.client.get(f"{spills.path}/pictures/0.jpg") as answer:
+            assert picture(answer).shape == (6, 8, 3)
+    assert spills.images.opened == ["0.png"]
+
+
+def test_masks_of_a_version_and_of_a_human(spills):
+    [task] = spills.add(0.6)
+    spills.label(task, good=False)
+    base = f"{spills.path}/pictures/{task.tool_task_id}"
+    made = picture(spills.client.get(f"{base}/elnet-0001.png"))
+    drawn = picture(spills.client.get(f"{base}/label.png"))
+    assert made[3, 3, 3] > 0
+    assert made[0, 0, 3] == 0
+    assert drawn[1, 3, 3] > 0
+    assert drawn[3, 3, 3] == 0
+    assert tuple(made[3, 3, :3]) != tuple(drawn[1, 3, :3])
+
+
+@pytest.mark.parametrize("path", ["99.jpg", "0/label.png", "0/elnet-0009.png", "99/elnet-0001.png"])
+def test_what_is_not_there_is_not_found(spills, path):
+    assert spills.client.get(f"{spills.path}/pictures/{path}").status_code == 404
+
+
+def test_an_image_that_cannot_be_read_says_so(spills):
+    spills.images.broken["0.png"] = ImageUnavailableError("0.png is truncated")
+    answer = spills.client.get(f"{spills.path}/pictures/0.jpg")
+    assert answer.status_code == 404
+    assert "truncated" in answer.get_data(as_text=True)
+
+
+def test_an_outline_is_opaque_and_a_veil_is_not():
+    masks = np.zeros((2, 64, 128), np.bool_)
+    masks[0, 8:40, 8:40] = True
+    masks[1, 50:60, 100:120] = True
+    drawn = overlay(masks, 64, ((255, 0, 0), (0, 255, 0)), veil=50)
+    assert drawn.shape == (32, 64, 4)
+    assert tuple(drawn[4, 4]) == (255, 0, 0, 255)
+    assert tuple(drawn[12, 12]) == (255, 0, 0, 50)
+    assert drawn[26, 52, 1] == 255
+    assert drawn[0, 0, 3] == 0
