@@ -267,7 +267,7 @@ def course(session: Session, project: Project) -> list[tuple[datetime, Watch]]:
     found = _audited_since(session, project)
     if promised is None or found is None:
         return []
-    failures = accumulate(failed for _, failed in found)
+    failures = accumulate(int(failed) for _, failed in found)
     counted = enumerate(zip(found, failures, strict=True), 1)
     return [(at, Watch(n, k, evidence(k, n, promised.risk))) for n, ((at, _), k) in counted]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Final
 
-from flask import Blueprint, render_template, request, url_for
+from flask import Blueprint, request, url_for
 from sqlalchemy.orm import Session
 from werkzeug.exceptions import NotFound
 
@@ -16,12 +16,12 @@ from active_learning import judgements, standing, thresholds
 from active_learning.drift import LEAST_ACCEPTED, LEAST_AUDITED, Drift
 from active_learning.guarantee import fewest
 from active_learning.judgements import LEAST_BLIND, SHORTFALL, Anchoring, Judgement
-from active_learning.ledger import Project, TaskStatus
+from active_learning.ledger import LabelSource, Project, TaskStatus
 from active_learning.quality import MIN_SAMPLES, calibration_samples, current_calibrator
 from active_learning.thresholds import FALSE_ALARM, Watch
 from backend.addresses import task_url
 from backend.desk.pictures import LABEL
-from backend.desk.project_page import open_project, render
+from backend.desk.project_page import open_project, render, render_part
 
 blueprint = Blueprint("desk_quality", __name__, url_prefix="/desk")
 
@@ -113,13 +113,13 @@ class QualityFacts:
 
 def facts(session: Session, project: Project, page: int = 1) -> QualityFacts:
     """Look at a project; only reads."""
-    said = judgements.judgements(session, project)
-    done = judgements.audits(session, project)
+    said = judgements.judged(session, project)
+    done = [one for source, one in said if source is LabelSource.AUDIT]
     champion = project.champion.name if project.champion else None
     own = sum(one.version == champion for one in done)
     kinds = {"mask shown": [a for a in done if not a.blind], "blind": [a for a in done if a.blind]}
     shown, blind = (max(0, LEAST_BLIND - len(group)) for group in kinds.values())
-    doubted = sorted((one for one in said if one.shortfall >= SHORTFALL), key=lambda one: -one.shortfall)
+    doubted = sorted((one for _, one in said if one.shortfall >= SHORTFALL), key=lambda one: -one.shortfall)
     version = project.champion
     calibrated_on = current_calibrator(session, version.id).samples if version else 0
     begin = (page - 1) * SUSPECTS
@@ -248,12 +248,11 @@ def show(project_id: int) -> str:
 
 @blueprint.get("/<int:project_id>/quality/<part>")
 def show_part(project_id: int, part: str) -> str:
-    """A part of the page that takes longer: `agreement` or `drift`; bare, or in the frame without scripts."""
-    looks = {"agreement": agreement, "drift": drift}
+    """A part of the page that takes longer: `agreement` or `drift`."""
+    looks = {"agreement": (agreement, "How far people agree"), "drift": (drift, "Drift of the imagery")}
     if part not in looks:
         raise NotFound(f"The page has no part {part!r}; it has {', '.join(looks)}.")
+    look, title = looks[part]
     with open_project(project_id) as (session, project):
-        found = looks[part](session, project)
-        if request.args.get("bare"):
-            return render_template(f"desk/quality_{part}.html", project=project, facts=found)
-        return render("quality_part.html", project, facts=found, part=part)
+        back = url_for("desk_quality.show", project_id=project_id)
+        return render_part(f"quality_{part}.html", project, title, back, facts=look(session, project))

@@ -57,11 +57,11 @@ def _reliability(rows: Sequence[Row], found: Reliability | None) -> alt.TopLevel
     unit = alt.Scale(domain=[0, 1])
     tips = ["audits:Q", *(alt.Tooltip(f"{name}:Q", format=".3f") for name in ("predicted", "iou"))]
     bars = alt.Chart(data).mark_rule(strokeWidth=2, opacity=0.6).encode(
-        x=x, y=alt.Y("from:Q", title="IoU with the label", scale=unit), y2="to:Q", color=_first()
+        x=x, y=alt.Y("from:Q", title="IoU with the label", scale=unit), y2="to:Q"
     )  # fmt: skip
     size = alt.Size("audits:Q", legend=None)
     points = alt.Chart(data).mark_point(filled=True, opacity=1).encode(
-        x=x, y=alt.Y("iou:Q", scale=unit), size=size, color=_first(), tooltip=tips
+        x=x, y=alt.Y("iou:Q", scale=unit), size=size, tooltip=tips
     )  # fmt: skip
     drawn = alt.layer(_diagonal(), bars, points).properties(width="container", height=280)
     if found is None:
@@ -78,13 +78,6 @@ def _diagonal() -> alt.Chart:
     ends = alt.Data(values=[{"none": 0, "all": 1}])
     diagonal = alt.Chart(ends).mark_rule(strokeDash=[4, 4])
     return diagonal.encode(x="none:Q", y="none:Q", x2="all:Q", y2="all:Q")
-
-
-def _first() -> alt.ColorDatum:
-    """The first colour of the page."""
-    import altair as alt
-
-    return alt.ColorDatum("audits", legend=None)
 
 
 @chart("realised-risk")
@@ -112,7 +105,7 @@ def _realised_risk(rows: Sequence[Row]) -> alt.TopLevelMixin:
     x = alt.X("audited:Q", title=AXIS, axis=alt.Axis(tickMinStep=1))
     tips = [alt.Tooltip("at:T", format="%Y-%m-%d %H:%M"), "audited:Q", "bad:Q"]
     share = alt.Chart(data).mark_line(interpolate="step-after", point=True).encode(
-        x=x, y=alt.Y("share:Q", title="bad so far", axis=alt.Axis(format="%")), color=_first(), tooltip=tips
+        x=x, y=alt.Y("share:Q", title="bad so far", axis=alt.Axis(format="%")), tooltip=tips
     )  # fmt: skip
     promised = alt.Chart(alt.Data(values=[rows[-1]])).mark_rule(strokeDash=[5, 4], strokeWidth=1.5)
     return alt.layer(promised.encode(y="promised:Q"), share).properties(width="container", height=220)
@@ -136,7 +129,6 @@ def _evidence(rows: Sequence[Row]) -> alt.TopLevelMixin:
     line = alt.Chart(alt.Data(values=list(rows))).mark_line(interpolate="step-after", point=True).encode(
         x=alt.X("audited:Q", title=AXIS, axis=alt.Axis(tickMinStep=1)),
         y=alt.Y("evidence:Q", title="evidence", scale=log),
-        color=_first(),
         tooltip=tips,
     )  # fmt: skip
     limit = alt.Chart(alt.Data(values=[{"limit": 1 / FALSE_ALARM}])).mark_rule(strokeDash=[5, 4])

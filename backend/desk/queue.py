@@ -14,12 +14,12 @@ from werkzeug import Response
 from werkzeug.exceptions import NotFound
 
 from active_learning import standing
-from active_learning.acquisition import AcquisitionError
+from active_learning.acquisition import AcquisitionError, check
 from active_learning.ledger import Project, Task, TaskStatus
 from active_learning.policy import PolicyError
 from active_learning.strategy import MEANINGS
 from backend.desk.policy import change
-from backend.desk.project_page import open_project, render
+from backend.desk.project_page import open_project, render, render_part
 from backend.desk.queued_images import ORDER, QueuedImage, mask_layers, queued_images
 from backend.desk.strategy import comparison
 from backend.desk.words import MEANINGS as STATUSES
@@ -29,7 +29,6 @@ blueprint = Blueprint("desk_queue", __name__, url_prefix="/desk")
 
 PAGE: Final = 24  # images on a page; in the table
 ROWS: Final = 100
-_WORDS: Final = {"strategies": MEANINGS, "mask_layers": mask_layers}  # for the templates
 
 
 class FilterError(ELNetError):
@@ -159,20 +158,32 @@ def show(project_id: int) -> tuple[str, int]:
         wrong, filters = str(error), Filters()
     with open_project(project_id) as (session, project):
         found = facts(session, project, filters, ROWS if table else PAGE)
-        page = render("queue.html", project, facts=found, table=table, wrong=wrong, **_WORDS)
+        shown = {"facts": found, "table": table, "wrong": wrong, "strategies": MEANINGS}
+        page = render("queue.html", project, mask_layers=mask_layers, **shown)
     return page, 400 if wrong else 200
 
 
 @blueprint.get("/<int:project_id>/queue/strategy")
 def compare(project_id: int) -> str:
-    """The queue as it stands beside the order that another strategy would give it."""
+    """The strategies to choose from; what the one that is tried would change is a part by itself."""
     with open_project(project_id) as (session, project):
         wanted = request.args.get("strategy") or next(s for s in MEANINGS if s != project.strategy)
-        try:
-            found = comparison(session, project, wanted)
-        except AcquisitionError as error:
-            raise NotFound(str(error)) from error
-        return render("strategy.html", project, facts=found, **_WORDS)
+        _check(wanted)
+        waiting = standing.counts(session, project)[TaskStatus.REVIEW]
+        return render("strategy.html", project, tried=wanted, waiting=waiting, strategies=MEANINGS)
+
+
+@blueprint.get("/<int:project_id>/queue/strategy/order")
+def foresee(project_id: int) -> str:
+    """The queue as it stands beside the order that another strategy would give it."""
+    with open_project(project_id) as (session, project):
+        wanted = request.args.get("strategy", "")
+        _check(wanted)
+        found = comparison(session, project, wanted)
+        back = url_for(".compare", project_id=project_id, strategy=wanted)
+        return render_part(
+            "strategy_order.html", project, f"By {wanted}", back, facts=found, mask_layers=mask_layers
+        )
 
 
 @blueprint.post("/<int:project_id>/queue/strategy")
@@ -196,3 +207,10 @@ def choose(project_id: int) -> Response:
     else:
         flash(f"{wanted} orders the queue already.", "ok")
     return redirect(url_for(".show", project_id=project_id))
+
+
+def _check(strategy: str) -> None:
+    try:
+        check(strategy)
+    except AcquisitionError as error:
+        raise NotFound(str(error)) from error

@@ -80,14 +80,15 @@ function keepLive() {  // a card of a cycle under way: the page is asked again, 
   }, 5000);
 }
 
-async function loadParts() {  // parts of a page that take longer; without this their links stay
-  for (const place of document.querySelectorAll("[data-part]")) {
-    const answer = await fetch(place.dataset.part);
-    if (!answer.ok) continue;
-    const part = new DOMParser().parseFromString(await answer.text(), "text/html");
-    localTimes(part);
-    place.replaceChildren(...part.body.childNodes);
-  }
+async function loadPart(place) {  // a part of a page that takes longer; without this its link stays
+  const note = place.querySelector("[data-waiting]");
+  const link = note.innerHTML;
+  note.textContent = note.dataset.waiting;
+  const answer = await fetch(place.dataset.part).catch(() => null);
+  if (!answer?.ok) { note.innerHTML = link; return; }
+  const part = new DOMParser().parseFromString(await answer.text(), "text/html");
+  localTimes(part);
+  place.replaceChildren(...part.body.childNodes);
   reachable();
 }
 
@@ -149,7 +150,7 @@ document.addEventListener("DOMContentLoaded", () => {
   localTimes(document);
   drawCharts(document);
   keepLive();
-  loadParts();
+  for (const place of document.querySelectorAll("[data-part]")) loadPart(place);
   for (const panel of document.querySelectorAll("[data-slider]")) threshold(panel);
   for (const box of document.querySelectorAll("input[data-masks]"))
     box.addEventListener("change", () => document.body.classList.toggle("no-masks", !box.checked));
