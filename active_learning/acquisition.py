@@ -14,72 +14,43 @@ similarity of every waiting image to its nearest labelled or chosen one. So near
 already chosen come late, and so do outliers: noise and odd images are unlike everything, and teach nothing
 about anything else. With few labels that matters most (TypiClust, arXiv 2202.02794).
 
-The others are there to be compared with, by `elnet simulate`: "random"; "foreground-random", images with
-predicted foreground first (the baseline that little beats, nnActive); "entropy", the mean entropy of the
-pixels; "k-centre", farthest first (core-set, arXiv 1708.00489); "typiclust", the most typical image of each
-cluster that holds no label (arXiv 2202.02794).
+The others can be chosen by a project, and compared by `elnet simulate`: "random"; "foreground-random", images
+with predicted foreground first (the baseline that little beats, nnActive); "entropy", the mean entropy of the
+pixels; "k-centre" and "typiclust", see `active_learning.diversity`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import nsmallest
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from active_learning.candidates import (
+    HEAD,
+    Candidate,
+    Embedding,
+    Ranking,
+    centred,
+    centred_labelled,
+    mean_of,
+)
+from active_learning.diversity import KCentre, TypiClust
 from active_learning.routing import seeded
+from active_learning.strategy import HYBRID
 from model.errors import ELNetError
 
-EMPTY_SHARE = 0.02  # an empty mask counts like one of this share of the image, times its likeliest pixels
-HEAD = 128  # how many tasks are chosen greedily: more than a cycle's worth of labels
 SAMPLE = 2048  # of a longer queue, so many images stand for the rest when gains are summed,
 POOL = 16_384  # and so many are candidates for the head
-NEIGHBOURS = 20  # that typicality is measured by, as in TypiClust
 
-Embedding = NDArray[np.float32]
-Strategy = Callable[[Sequence["Candidate"], Sequence[Embedding], int, int], list[float]]
+Choose = Callable[[Sequence[Candidate], Sequence[Embedding], int | None, int], Ranking]
 
 
 class AcquisitionError(ELNetError):
     """There is no such strategy."""
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """An image that waits for a human, with what the champion said of it.
-
-    Attributes:
-        key: its number, which also seeds its draw.
-        value: what the champion gets wrong there, foreseen, in [0, 1].
-        embedding: (C,), of its trunk; None: not known.
-        foreground: whether any was predicted.
-        entropy: mean over the pixels in bits, of the class with the highest, in [0, 1].
-    """
-
-    key: int
-    value: float
-    embedding: Embedding | None
-    foreground: bool = True
-    entropy: float = 0.0
-
-    @classmethod
-    def of(
-        cls, key: int, quality: float, measured: Mapping[str, Any], embedding: Embedding | None
-    ) -> Candidate:
-        """From a prediction's quality and signals, as `active_learning.signals.Signals.to_dict` has them."""
-        classes = measured["classes"]
-        share = max(EMPTY_SHARE * c["peak"] if c["empty"] else c["foreground_share"] for c in classes)
-        return cls(
-            key,
-            (1 - quality) * math.sqrt(float(share)) if measured["usable"] else 1.0,
-            embedding,
-            not all(c["empty"] for c in classes),
-            max(c.get("entropy", 0.0) for c in classes),
-        )
 
 
 def order(
@@ -100,13 +71,70 @@ def order(
     Raises:
         AcquisitionError: no strategy of this name.
     """
-    if strategy not in STRATEGIES:
-        raise AcquisitionError(f"there is no strategy {strategy!r}; choose one of {', '.join(STRATEGIES)}")
-    if not candidates:
-        return []
-    worth = STRATEGIES[strategy](candidates, labelled, count, seed)
+    worth = prioritise(candidates, labelled, count, strategy, seed)
     ranked = sorted(zip(worth, candidates, strict=True), key=lambda pair: (-pair[0], pair[1].key))
     return [candidate.key for _, candidate in ranked[:count]]
+
+
+def prioritise(
+    candidates: Sequence[Candidate],
+    labelled: Sequence[Embedding],
+    count: int | None = None,
+    strategy: str = HYBRID,
+    seed: int = 0,
+) -> list[float]:
+    """Where candidates stand that are all in memory, (n,) in their order; see `ranking`."""
+    pool = set(pool_of([c.key for c in candidates]))
+    ranked = ranking(strategy, [c for c in candidates if c.key in pool], labelled, count, seed)
+    return ranked.priorities(candidates) if candidates else []
+
+
+def ranking(
+    strategy: str,
+    pool: Sequence[Candidate],
+    labelled: Sequence[Embedding],
+    count: int | None = None,
+    seed: int = 0,
+) -> Ranking:
+    """The order of a queue by a strategy.
+
+    Args:
+        strategy: a key of `STRATEGIES`.
+        pool: what may be chosen first, see `pool_of`; empty: each image stands as if it taught about itself
+            alone.
+        labelled: embeddings of labelled images, (C,) each.
+        count: how many labels are asked for; None: of a queue that goes on, in which a place should stay as
+            others get their labels.
+        seed: of what is random.
+
+    Raises:
+        AcquisitionError: no strategy of this name.
+    """
+    check(strategy)
+    if not pool and strategy not in POINTWISE:
+        return Alone(lambda c: priority_of(c.value))
+    return STRATEGIES[strategy](pool, labelled, count, seed)
+
+
+def check(strategy: str) -> None:
+    """Refuse what is no strategy.
+
+    Raises:
+        AcquisitionError: see there.
+    """
+    if strategy not in STRATEGIES:
+        raise AcquisitionError(f"there is no strategy {strategy!r}; choose one of {', '.join(STRATEGIES)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """Each image by what is known of it alone."""
+
+    worth: Callable[[Candidate], float]  # in [0, 1]
+
+    def priorities(self, candidates: Sequence[Candidate]) -> list[float]:
+        """The worth of each."""
+        return [self.worth(candidate) for candidate in candidates]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +166,8 @@ class Head:
             head: how many at most.
         """
         values = np.array([c.value for c in pool], dtype=np.float32)
-        mean = _mean_of([c.embedding for c in pool], labelled)
-        points, given = _centred([c.embedding for c in pool], mean), _centred_labelled(labelled, mean)
+        mean = mean_of([c.embedding for c in pool], labelled)
+        points, given = centred([c.embedding for c in pool], mean), centred_labelled(labelled, mean)
         others = np.sort(np.argsort([seeded("queue", c.key) for c in pool])[:SAMPLE])
         alike = _similarity(points, points[others])  # (pool, sample)
         alike[np.arange(len(pool))[:, None] == others] = 1  # also where there is no embedding
@@ -154,21 +182,11 @@ class Head:
         One that was not chosen stands after all that were, by the gain that is left for it; one without an
         embedding is like nothing else, and tells about itself alone.
         """
-        points = _centred([c.embedding for c in candidates], self._mean)
+        points = centred([c.embedding for c in candidates], self._mean)
         gains = _gains(_similarity(points, self._others), self._values, self._covered)
         gains = np.where(points.any(axis=1), gains, [c.value for c in candidates])
         left = np.minimum(gains, self._least).tolist()
         return [priority_of(self.chosen.get(c.key, gain)) for c, gain in zip(candidates, left, strict=True)]
-
-
-def prioritise(
-    candidates: Sequence[Candidate], labelled: Sequence[Embedding], head: int = HEAD
-) -> list[float]:
-    """`Head.priorities` of candidates that are all in memory, (n,) in their order."""
-    if not candidates:
-        return []
-    pool = set(pool_of([c.key for c in candidates]))
-    return Head.choose([c for c in candidates if c.key in pool], labelled, head).priorities(candidates)
 
 
 def pool_of(keys: Sequence[int]) -> list[int]:
@@ -183,80 +201,17 @@ def priority_of(gain: float) -> float:
     return gain / (10 + gain)
 
 
-def _hybrid(
-    candidates: Sequence[Candidate], labelled: Sequence[Embedding], count: int, seed: int
-) -> list[float]:
-    return prioritise(candidates, labelled, count)
-
-
-def _random(
-    candidates: Sequence[Candidate], labelled: Sequence[Embedding], count: int, seed: int
-) -> list[float]:
-    return [seeded("random", seed, c.key) for c in candidates]
-
-
-def _foreground_random(
-    candidates: Sequence[Candidate], labelled: Sequence[Embedding], count: int, seed: int
-) -> list[float]:
-    return [c.foreground + seeded("random", seed, c.key) for c in candidates]
-
-
-def _entropy(
-    candidates: Sequence[Candidate], labelled: Sequence[Embedding], count: int, seed: int
-) -> list[float]:
-    return [c.entropy for c in candidates]
-
-
-def _k_centre(
-    candidates: Sequence[Candidate], labelled: Sequence[Embedding], count: int, seed: int
-) -> list[float]:
-    """Greedy k-centre over cosine distances; the rest by their distance at the end."""
-    points, given = _directions([c.embedding for c in candidates], labelled)
-    alike = (points @ given.T).max(axis=1, initial=-1)  # cosine to the nearest labelled or chosen one
-    worth = np.zeros(len(candidates))
-    for turn in range(min(count, len(candidates))):
-        best = int(np.argmin(np.where(worth > 0, np.inf, alike)))
-        worth[best] = 2 + count - turn
-        alike = np.maximum(alike, points @ points[best])
-    return [float(w) for w in np.where(worth > 0, worth, 1 - alike)]
-
-
-def _typiclust(
-    candidates: Sequence[Candidate], labelled: Sequence[Embedding], count: int, seed: int
-) -> list[float]:
-    """As many clusters as there will be labels; of each without one, the largest first, its densest point."""
-    from sklearn.cluster import KMeans
-    from sklearn.neighbors import NearestNeighbors
-
-    points, given = _directions([c.embedding for c in candidates], labelled)
-    everything = np.concatenate([points, given])
-    clusters = min(len(given) + count, len(everything), 500)
-    found = KMeans(clusters, n_init=1, random_state=seed).fit_predict(everything)
-    near = min(NEIGHBOURS + 1, len(everything))
-    distances, _ = NearestNeighbors(n_neighbors=near).fit(everything).kneighbors(points)
-    typical = 1 / (distances.mean(axis=1) + 1e-6)
-    taken = np.bincount(found[len(points) :], minlength=clusters)
-    sizes = np.bincount(found, minlength=clusters)
-    worth = typical / typical.max()
-    here = found[: len(points)]
-    for turn in range(min(count, len(points))):
-        free = np.where(worth <= 1, here, -1)
-        possible = np.unique(free[free >= 0])
-        cluster = min(possible, key=lambda c: (taken[c], -sizes[c]))
-        best = int(np.argmax(np.where(free == cluster, worth, -1)))
-        worth[best] = 2 + count - turn
-        taken[cluster] += 1
-    return [float(w) for w in worth]
-
-
-STRATEGIES: Final[Mapping[str, Strategy]] = {
-    "hybrid": _hybrid,
-    "random": _random,
-    "foreground-random": _foreground_random,
-    "entropy": _entropy,
-    "k-centre": _k_centre,
-    "typiclust": _typiclust,
+STRATEGIES: Final[Mapping[str, Choose]] = {
+    "hybrid": lambda pool, labelled, count, seed: Head.choose(pool, labelled, count or HEAD),
+    "random": lambda pool, labelled, count, seed: Alone(lambda c: seeded("random", seed, c.key)),
+    "foreground-random": lambda pool, labelled, count, seed: Alone(
+        lambda c: (c.foreground + seeded("random", seed, c.key)) / 2
+    ),
+    "entropy": lambda pool, labelled, count, seed: Alone(lambda c: c.entropy),
+    "k-centre": lambda pool, labelled, count, seed: KCentre.choose(pool, labelled, count or HEAD),
+    "typiclust": TypiClust.choose,
 }
+POINTWISE: Final[frozenset[str]] = frozenset({"random", "foreground-random", "entropy"})  # need no pool
 
 
 def _facility_location(
@@ -292,46 +247,6 @@ def _gains(
     """How much each row adds to what is covered: the weighted sum over columns."""
     chunks = np.array_split(alike, alike.size >> 22) if alike.size >> 23 else [alike]  # 16 MiB at a time
     return np.concatenate([np.maximum(part - covered, 0) @ weights for part in chunks])
-
-
-def _directions(
-    embeddings: Sequence[Embedding | None], labelled: Sequence[Embedding]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Unit vectors from the mean embedding, (n, C) and (m, C), see `_centred`."""
-    mean = _mean_of(embeddings, labelled)
-    return _centred(embeddings, mean), _centred_labelled(labelled, mean)
-
-
-def _mean_of(embeddings: Sequence[Embedding | None], labelled: Sequence[Embedding]) -> Embedding:
-    """(C,): of the queue and the labelled, so that it stays where it is when an image gets its label."""
-    known = [e for e in embeddings if e is not None and np.isfinite(e).all()]
-    if not known:
-        return np.zeros(1, np.float32)
-    mean: Embedding = np.mean(known + [e for e in labelled if len(e) == len(known[0])], axis=0)
-    return mean
-
-
-def _centred_labelled(labelled: Sequence[Embedding], mean: Embedding) -> NDArray[np.float32]:
-    """(m, C), without those of another network."""
-    return _centred([e for e in labelled if len(e) == len(mean)], mean)
-
-
-def _centred(embeddings: Sequence[Embedding | None], mean: Embedding) -> NDArray[np.float32]:
-    """(n, C) unit vectors from the mean: raw embeddings all point the same way.
-
-    Zeros where there is no embedding, or one of another network.
-    """
-    if not embeddings:
-        return np.zeros((0, len(mean)), np.float32)
-    return _unit(np.stack([e if e is not None and len(e) == len(mean) else mean for e in embeddings]) - mean)
-
-
-def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Rows scaled to length 1; rows of (almost) no length, or that are not finite, become zeros."""
-    clean = np.nan_to_num(vectors.astype(np.float32), posinf=0, neginf=0)
-    length = np.linalg.norm(clean, axis=1, keepdims=True)
-    scaled: NDArray[np.float32] = np.where(length > 1e-6, clean / np.maximum(length, 1e-6), 0)
-    return scaled
 
 
 def _similarity(rows: NDArray[np.float32], columns: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -94,8 +94,16 @@ def judgements(
     Images that were labelled without a prefill, such as those of a holdout that was drawn before the first
     model, are not among them: there was no mask to judge.
     """
+    return [one for _, one in judged(session, project, sources)]
+
+
+def judged(
+    session: Session, project: Project, sources: Collection[LabelSource] = PEOPLE
+) -> list[tuple[LabelSource, Judgement]]:
+    """`judgements`, and where each label came from: one look for those who need audits and others."""
     rows = session.execute(
         select(
+            Label.source,
             Task.tool_task_id,
             ModelVersion.name,
             Prediction.quality,
@@ -112,8 +120,8 @@ def judgements(
         .order_by(Label.updated_at.desc(), Label.id.desc())
     )
     return [
-        Judgement(task, version, predicted, found, annotator, lead_time_s, at, blind)
-        for task, version, predicted, found, annotator, lead_time_s, at, blind in rows
+        (source, Judgement(task, version, predicted, found, annotator, lead_time_s, at, blind))
+        for source, task, version, predicted, found, annotator, lead_time_s, at, blind in rows
         if found is not None
     ]
 

@@ -14,6 +14,7 @@ from active_learning.cron import Cron
 from active_learning.ledger.locking import lock_project
 from active_learning.ledger.tables import PolicyChange, Project
 from active_learning.routing import route
+from active_learning.strategy import Strategy
 from model.errors import ELNetError
 
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -68,6 +69,7 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     "latency_s": Setting(
         "seconds that a version may take for an image on the worker, median", _number(Positive | None)
     ),
+    "strategy": Setting("of acquisition: what orders the review queue", _number(Strategy)),
     "training": Setting("overrides of the training settings, from the next cycle on", _training),
 }
 _ROUTES: Final = ("audit_share", "blind_share")

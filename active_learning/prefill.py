@@ -384,14 +384,15 @@ def _fail(session: Session, task: Task, reason: str) -> None:
 
 
 def _is_unordered(ledger: Ledger, project_id: int) -> bool:
-    """Whether a task waits for a human without a place in the queue."""
+    """Whether a task waits for a human without a place in the queue, or another strategy ordered it."""
     lost = exists().where(
         Task.project_id == project_id,
         Task.status.in_(queue.QUEUES),
         Task.priority.is_(None),
     )
+    changed = exists().where(Project.id == project_id, Project.ordered_by.is_distinct_from(Project.strategy))
     with ledger.session(write=False) as session:
-        return bool(session.scalar(select(lost)))
+        return bool(session.scalar(select(changed | lost)))
 
 
 def _held(ledger: Ledger, project_id: int, task_ids: Sequence[int]) -> dict[int, Prediction]:

@@ -1,22 +1,24 @@
 """The order of the review queue in the ledger: `Task.priority` of every task that waits for a human.
 
-What is in review stands in the order of `active_learning.acquisition`; before the first model in a random
-one, by a seed. The audit's order is random always: it is a sample, and must stay one when only its beginning
-is worked off.
+What is in review stands in the order of the project's strategy (`active_learning.acquisition`); before the
+first model in a random one, by a seed. The audit's order is random always: it is a sample, and must stay one
+when only its beginning is worked off.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from heapq import nsmallest
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, func, select, true, update
+from sqlalchemy import ColumnElement, func, null, select, true, update
 from sqlalchemy.orm import Session
 
-from active_learning.acquisition import POOL, Candidate, Head, pool_of, priority_of
+from active_learning.acquisition import POINTWISE, POOL, check, pool_of, ranking
+from active_learning.candidates import Candidate, Ranking
 from active_learning.ledger import Ledger
 from active_learning.ledger.locking import lock_project
 from active_learning.ledger.tables import Prediction, Project, RouteDecision, Task, TaskStatus
@@ -62,17 +64,52 @@ def upcoming(session: Session, project: Project, view: TaskStatus, limit: int) -
         .order_by(Task.priority.desc().nulls_last(), Task.id)
         .limit(limit)
     ).all()
-    # Asked for apart: joined, PostgreSQL may look for the last decision of every task before it takes a few.
-    last = (
-        select(func.max(RouteDecision.id))
-        .where(RouteDecision.task_id.in_([row.id for row in rows]))
-        .group_by(RouteDecision.task_id)
-    )
-    decided = select(RouteDecision.task_id, RouteDecision.reason).where(RouteDecision.id.in_(last))
-    why = {row.task_id: row.reason for row in session.execute(decided)}
+    why = reasons(session, [row.id for row in rows])
     return [
         Place(row.tool_task_id, row.priority, row.quality, row.scene, why.get(row.id, "")) for row in rows
     ]
+
+
+def reasons(session: Session, ids: Sequence[int]) -> dict[int, str]:
+    """Task id -> why it stands where it does, as its last route decision says.
+
+    Asked for apart from the tasks: joined, PostgreSQL may look for the last decision of every task before it
+    takes a few.
+    """
+    last = (
+        select(func.max(RouteDecision.id))
+        .where(RouteDecision.task_id.in_(ids))
+        .group_by(RouteDecision.task_id)
+    )
+    decided = select(RouteDecision.task_id, RouteDecision.reason).where(RouteDecision.id.in_(last))
+    return {row.task_id: row.reason for row in session.execute(decided)}
+
+
+def foreseen(session: Session, project: Project, strategy: str, limit: int) -> list[int]:
+    """The first tasks of the review queue as a strategy would order it; nothing is changed.
+
+    Takes as long as choosing the head does: seconds, of a long queue.
+
+    Args:
+        session: any.
+        project: the project.
+        strategy: a key of `active_learning.acquisition.STRATEGIES`.
+        limit: how many at most.
+
+    Returns:
+        Ids of the ledger. Tasks whose prediction by the champion is still to come are not among them.
+
+    Raises:
+        AcquisitionError: no strategy of this name.
+    """
+    check(strategy)
+    query = select(Task.id).join(Prediction, _by_champion(project)).where(Task.project_id == project.id)
+    ordered = list(session.scalars(query.order_by(Task.id)))
+    ranked, pool = _ranked(session, project, strategy, ordered)
+    # The head is chosen of the pool, so nothing else can be among the first, where there is one.
+    parts = [pool] if pool else _candidates(session, project, strategy, ordered)
+    placed = [pair for part in parts for pair in _priorities(ranked, part).items()]
+    return [task_id for task_id, _ in nsmallest(limit, placed, key=lambda pair: (-pair[1], pair[0]))]
 
 
 def place_new(ledger: Ledger, project_id: int) -> int:
@@ -89,8 +126,10 @@ def place_new(ledger: Ledger, project_id: int) -> int:
         priorities: dict[int, float | None] = {
             row.id: _chance(project, row) for row in lacking if row.status in QUEUES
         }
-        for candidates in _candidates(session, project, [row.id for row in lacking if row.ordered]):
-            priorities |= {c.key: round(priority_of(c.value), DIGITS) for c in candidates}
+        alone = ranking(project.strategy, [], [])
+        lacking_ids = [row.id for row in lacking if row.ordered]
+        for candidates in _candidates(session, project, project.strategy, lacking_ids):
+            priorities |= _priorities(alone, candidates)
     return _write(ledger, project_id, priorities)
 
 
@@ -109,8 +148,14 @@ def reorder(ledger: Ledger, project_id: int) -> int:
         How many priorities changed.
     """
     with ledger.session(write=False) as session:
-        changes = _changes(session, session.get_one(Project, project_id))
-    return _write(ledger, project_id, changes)
+        project = session.get_one(Project, project_id)
+        strategy = project.strategy
+        changes = _changes(session, project)
+    written = _write(ledger, project_id, changes)
+    if project.ordered_by != strategy:
+        with ledger.session() as session:
+            lock_project(session, project_id).ordered_by = strategy
+    return written
 
 
 def _write(ledger: Ledger, project_id: int, priorities: dict[int, float | None]) -> int:
@@ -142,9 +187,15 @@ def _standings(session: Session, project: Project, which: ColumnElement[bool]) -
     ).all()
 
 
-def _candidates(session: Session, project: Project, ids: Sequence[int]) -> Iterator[list[Candidate]]:
-    """What the champion said of these tasks, in their order, a piece at a time."""
-    said = (Prediction.quality, Prediction.signals, Prediction.embedding)
+def _candidates(
+    session: Session, project: Project, strategy: str, ids: Sequence[int]
+) -> Iterator[list[Candidate]]:
+    """What the champion said of these tasks, in their order, a piece at a time.
+
+    Without the embeddings, which are most of it, where the strategy does not look at them.
+    """
+    embedding = null() if strategy in POINTWISE else Prediction.embedding
+    said = (Prediction.quality, Prediction.signals, embedding)
     for start in range(0, len(ids), READ):
         rows = session.execute(
             select(Task.id, *said)
@@ -168,12 +219,27 @@ def _changes(session: Session, project: Project) -> dict[int, float | None]:
             priorities[row.id] = None
     ordered = [row.id for row in rows if row.ordered]
     if ordered:
-        pool = [c for part in _candidates(session, project, pool_of(ordered)) for c in part]
-        head = Head.choose(pool, _labelled(session, project))
-        for part in [pool] if len(pool) == len(ordered) else _candidates(session, project, ordered):
-            found = zip(part, head.priorities(part), strict=True)
-            priorities |= {candidate.key: round(worth, DIGITS) for candidate, worth in found}
+        ranked, pool = _ranked(session, project, project.strategy, ordered)
+        whole = len(pool) == len(ordered)
+        for part in [pool] if whole else _candidates(session, project, project.strategy, ordered):
+            priorities |= _priorities(ranked, part)
     return {row.id: priorities[row.id] for row in rows if priorities[row.id] != row.priority}
+
+
+def _ranked(
+    session: Session, project: Project, strategy: str, ordered: Sequence[int]
+) -> tuple[Ranking, list[Candidate]]:
+    """The order of these tasks by a strategy, and the pool that it was chosen of, if it needs one."""
+    if strategy in POINTWISE:
+        return ranking(strategy, [], []), []
+    pool = [c for part in _candidates(session, project, strategy, pool_of(ordered)) for c in part]
+    return ranking(strategy, pool, _labelled(session, project)), pool
+
+
+def _priorities(ranked: Ranking, candidates: Sequence[Candidate]) -> dict[int, float]:
+    """Task id -> where it stands, below 1: that is where the holdout begins."""
+    found = zip(candidates, ranked.priorities(candidates), strict=True)
+    return {candidate.key: min(round(worth, DIGITS), 1 - 10**-DIGITS) for candidate, worth in found}
 
 
 def _labelled(session: Session, project: Project) -> list[NDArray[np.float32]]:

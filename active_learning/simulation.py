@@ -26,7 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from active_learning import evaluation, gate, snapshot_files
-from active_learning.acquisition import STRATEGIES, Candidate, order
+from active_learning.acquisition import STRATEGIES, order
+from active_learning.candidates import Candidate
 from active_learning.fine_tuning import MODE
 from active_learning.guarantee import Promise
 from active_learning.oracle import annotate

@@ -11,6 +11,8 @@ switched off (`watch`), and only a lead's decision brings it back. What a thresh
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from datetime import datetime
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -252,13 +254,35 @@ def watched(session: Session, project: Project) -> Watch | None:
     statistics and safe anytime-valid inference").
     """
     promised = standing(project)
-    if promised is None or project.accept_threshold is None:
+    found = _audited_since(session, project)
+    if promised is None or found is None:
         return None
+    failures = sum(failed for _, failed in found)
+    return Watch(len(found), failures, evidence(failures, len(found), promised.risk))
+
+
+def course(session: Session, project: Project) -> list[tuple[datetime, Watch]]:
+    """What `watched` would have said after each audit, oldest first, and when that came in."""
+    promised = standing(project)
+    found = _audited_since(session, project)
+    if promised is None or found is None:
+        return []
+    failures = accumulate(int(failed) for _, failed in found)
+    counted = enumerate(zip(found, failures, strict=True), 1)
+    return [(at, Watch(n, k, evidence(k, n, promised.risk))) for n, ((at, _), k) in counted]
+
+
+def _audited_since(session: Session, project: Project) -> list[tuple[datetime, bool]] | None:
+    """The first audit of each scene since the threshold's last move: when it came in, and whether it was bad.
+
+    Of masks that the champion would have had accepted. None where no promise sets a threshold.
+    """
+    promised = standing(project)
     last = last_change(session, project)
-    if last is None:
+    if promised is None or project.accept_threshold is None or last is None:
         return None
     rows = session.execute(
-        select(Label.prefill_iou, Label.class_ious, Task.scene)
+        select(Label.prefill_iou, Label.class_ious, Task.scene, Label.received_at)
         .join(Prediction, Label.prediction_id == Prediction.id)
         .join(Task, Task.id == Label.task_id)
         .where(Label.id.in_(current_ids(project.id, (LabelSource.AUDIT,))), Label.prefill_iou.is_not(None))
@@ -266,14 +290,12 @@ def watched(session: Session, project: Project) -> Watch | None:
         .where(Prediction.quality >= project.accept_threshold)
         .order_by(Label.id)
     ).all()
-    judged = [
-        (scene, promised.fails(iou, of_classes, project.classes))
-        for iou, of_classes, scene in rows
-        if iou is not None
-    ]
-    first = {scene: failed for scene, failed in reversed(judged) if failed is not None}
-    failures = sum(first.values())
-    return Watch(len(first), failures, evidence(failures, len(first), promised.risk))
+    first: dict[str, tuple[datetime, bool]] = {}
+    for iou, of_classes, scene, at in rows:
+        failed = None if iou is None else promised.fails(iou, of_classes, project.classes)
+        if failed is not None:
+            first.setdefault(scene, (at, failed))
+    return list(first.values())
 
 
 def evidence(failures: int, samples: int, risk: float) -> float:

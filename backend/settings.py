@@ -25,6 +25,7 @@ from pydantic_settings import (
 )
 
 from active_learning.cron import Cron
+from active_learning.strategy import HYBRID, Strategy
 from model.errors import ELNetError
 from model.symmetry import FLIPS
 
@@ -183,6 +184,7 @@ class LoopSettings(_Section):
     retrain_on_alarm: bool = True
     approval: bool = False  # by a lead, of each version
     latency_s: Annotated[float, Field(gt=0)] | None = None  # that a version may take for an image
+    strategy: Strategy = HYBRID  # that orders the review queue
     training: dict[str, Any] = {}  # overrides of model.training.TrainConfig
 
     @field_validator("accept_threshold", mode="before")

@@ -3,8 +3,8 @@
 `python -m benchmarks.desk --tasks 100000` (SQLite in a folder of its own; `--database URL`: an empty
 PostgreSQL database, which is filled)
 
-The ledger is that of `benchmarks.ledger`. A lead has signed in; every page is asked for once, which loads what
-it needs, and then measured. Pictures are left out: they are small files after the first time.
+The ledger is that of `benchmarks.ledger`. A lead has signed in; every page is asked for once, which loads
+what it needs, and then measured. Pictures are left out: they are small files after the first time.
 """
 
 from __future__ import annotations

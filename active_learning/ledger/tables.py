@@ -43,6 +43,7 @@ from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from active_learning.ledger.types import EmbeddingType, MaskType, UtcDateTime, hash_masks, utc_now
+from active_learning.strategy import HYBRID, Strategy
 
 ToolId = Annotated[int, mapped_column(BigInteger)]  # the labeling tool's own numbers
 
@@ -179,6 +180,8 @@ class Project(Base):
     retrain_on_alarm: Mapped[bool] = mapped_column(default=True, server_default=true())
     approval: Mapped[bool] = mapped_column(default=False, server_default=false())  # a lead's, of versions
     latency_s: Mapped[float | None]  # that a version may take for an image, median; None: any time
+    strategy: Mapped[Strategy] = mapped_column(String(50), default=HYBRID, server_default=HYBRID)
+    ordered_by: Mapped[str | None] = mapped_column(String(50))  # the strategy by which the queue stands now
 
     champion: Mapped[ModelVersion | None] = relationship(foreign_keys=[champion_id], post_update=True)
 

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import narwhals.stable.v1
+import narwhals.stable.v2  # noqa: F401 - altair and sklearn import these; begun by two threads they lock each other out
 from flask import Blueprint, Response, jsonify, request, send_file
 from sqlalchemy.orm import Session
 from werkzeug.exceptions import NotFound
@@ -47,6 +49,7 @@ _PNG: Final = {
     "range": {"category": list(CATEGORIES)},
 }
 _BUILDING: Final = threading.Lock()
+_IMPORTING: Final = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,8 @@ def _made(project_id: int, name: str) -> Chart:
 
 
 def _drawn(made: Chart) -> dict[str, Any]:
+    with _IMPORTING:  # not by two threads at the same time: its modules import each other in a circle
+        import altair  # noqa: F401
     # Not validated: that takes as long as all the rest, and each chart is drawn in a test.
     found: dict[str, Any] = made.draw(made.rows).to_dict(validate=False)
     return found

@@ -23,6 +23,7 @@ from backend.desk import (
     pictures,
     policy,
     quality,
+    quality_charts,  # noqa: F401 - registers the charts of its page
     queue,
     threshold,
 )

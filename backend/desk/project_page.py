@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from flask import g, render_template
+from flask import g, render_template, request
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 from werkzeug.exceptions import NotFound
@@ -41,6 +41,22 @@ def render(template: str, project: Project | None, **facts: Any) -> str:
         facts: what it shows.
     """
     return render_template(f"desk/{template}", project=project, projects=g.get("projects", []), **facts)
+
+
+def render_part(inner: str, project: Project, title: str, back: str, **facts: Any) -> str:
+    """A part of a page that takes longer: bare where desk.js asks for it, else in the frame.
+
+    Args:
+        inner: name of its template in `templates/desk`.
+        project: whose it is.
+        title: of the framed page.
+        back: address of the page that it is a part of.
+        facts: what it shows.
+    """
+    inner = f"desk/{inner}"
+    if "bare" in request.args:
+        return render_template(inner, project=project, **facts)
+    return render("part.html", project, inner=inner, title=title, back=back, **facts)
 
 
 def signed_in() -> str:

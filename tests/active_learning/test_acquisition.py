@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import time
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from active_learning import acquisition
-from active_learning.acquisition import STRATEGIES, AcquisitionError, Candidate, order, prioritise
+from active_learning.acquisition import STRATEGIES, AcquisitionError, order, prioritise, ranking
+from active_learning.candidates import Candidate
+from active_learning.strategy import MEANINGS, Strategy
 
 
 def plain_greedy(values, embeddings, count):
@@ -115,3 +118,44 @@ def test_entropy_takes_the_highest() -> None:
 def test_an_unknown_strategy_is_named() -> None:
     with pytest.raises(AcquisitionError, match=r"no strategy 'best'.*hybrid"):
         order("best", crowds([3]), [], 1, 0)
+
+
+def test_the_strategies_that_a_project_can_choose_are_all_that_there_are() -> None:
+    assert get_args(Strategy) == tuple(STRATEGIES) == tuple(MEANINGS)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_label_leaves_the_places_of_the_others_as_they_were(strategy: str) -> None:
+    candidates = crowds([30, 20, 12, 5])
+    before = dict(zip([c.key for c in candidates], prioritise(candidates, [], None, strategy), strict=True))
+    assert all(0 <= place <= 1 for place in before.values())
+    for count in (1, 2, 6):
+        done = set(sorted(before, key=lambda key: (-before[key], key))[:count])
+        left = [c for c in candidates if c.key not in done]
+        labelled = [c.embedding for c in candidates if c.key in done and c.embedding is not None]
+        after = prioritise(left, labelled, None, strategy)
+        assert after == pytest.approx([before[c.key] for c in left], abs=1e-4)
+
+
+@pytest.mark.parametrize("strategy", ["k-centre", "typiclust", "hybrid"])
+def test_what_is_not_in_the_pool_stands_after_what_was_chosen_of_it(strategy: str) -> None:
+    candidates = crowds([60, 60, 60])
+    pool = candidates[::3]
+    ranked = ranking(strategy, pool, [], 12)
+    inside = sorted(ranked.priorities(pool), reverse=True)
+    outside = ranked.priorities([c for c in candidates if c.key % 3])
+    assert inside[11] >= max(outside)
+    assert min(outside) >= 0
+    assert len(set(outside)) > 50
+
+
+def test_typiclust_takes_the_densest_of_a_cluster_first_and_the_next_of_it_after_all_others() -> None:
+    rng = np.random.default_rng(0)
+    centres = 3 * rng.normal(size=(2, 8))
+    near = [centres[0] + 0.02 * rng.normal(size=(10, 8)), centres[0] + 0.4 * rng.normal(size=(2, 8))]
+    points = np.concatenate([*near, centres[1] + 0.1 * rng.normal(size=(6, 8))]).astype(np.float32)
+    candidates = [Candidate(i, 0.3, e) for i, e in enumerate(points)]
+    first = order("typiclust", candidates, [], 2, 0)
+    assert first[0] < 10
+    assert first[1] >= 12
+    assert set(order("typiclust", candidates, [], 18, 0)[-2:]) <= set(range(12))

@@ -65,6 +65,7 @@ def test_a_larger_audit_share_draws_more_masks_and_lets_go_of_none(loop: Any) ->
         ({"gain": 1.0}, "gain cannot be 1.0"),
         ({"schedule": "at night"}, "'at night' is no cron expression"),
         ({"schedule": 3}, "schedule cannot be 3"),
+        ({"strategy": "best"}, "strategy cannot be 'best'.*'typiclust'"),
         ({"retrain_on_alarm": "perhaps"}, "retrain_on_alarm cannot be 'perhaps'"),
     ],
 )

@@ -452,3 +452,13 @@ def test_what_another_worker_predicted_gets_its_place_too(loop, make_predictor):
     turn(loop, make_predictor(), Share())
     assert work(loop, make_predictor(), upkeep=upkeep) == 0
     assert all(loop.task(i).priority is not None for i in ids)
+
+
+def test_another_strategy_orders_the_queue_anew(loop, make_predictor):
+    ids = loop.add(*(loop.image(0.6, seed=i) for i in range(4)))
+    loop.promote()
+    work(loop, make_predictor())
+    before = [loop.task(i).priority for i in ids]
+    loop.configure(strategy="random")
+    work(loop, make_predictor())
+    assert [loop.task(i).priority for i in ids] != before

@@ -7,8 +7,9 @@ import pytest
 from sqlalchemy import update
 
 from active_learning import acquisition, queue, routing
-from active_learning.acquisition import Candidate, Head
-from active_learning.ledger import Task, TaskStatus
+from active_learning.acquisition import STRATEGIES, AcquisitionError, Head
+from active_learning.candidates import Candidate
+from active_learning.ledger import Project, Task, TaskStatus
 
 
 def signals(
@@ -166,7 +167,11 @@ def test_a_task_in_review_without_a_usable_prediction_is_uncertain(loop):
 
 
 @pytest.mark.parametrize("limit", [30, 200])
-def test_a_queue_longer_than_memory_is_ordered_in_pieces_as_if_it_were_whole(loop, monkeypatch, limit):
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_queue_longer_than_memory_is_ordered_in_pieces_as_if_it_were_whole(
+    loop, monkeypatch, limit, strategy
+):
+    loop.configure(strategy=strategy)
     rng = np.random.default_rng(0)
     ids = predicted(loop, rng.uniform(0, 0.8, 90).tolist(), list(rng.normal(size=(90, 8))))
     monkeypatch.setattr(acquisition, "POOL", limit)
@@ -192,3 +197,64 @@ def test_the_head_of_a_long_queue_comes_before_all_others():
     assert len(head.chosen) == 20
     assert min(inside[i] for i in head.chosen) >= max(outside)
     assert len(set(np.round(outside, 6))) > 150  # what was never in the pool has an order too
+
+
+def test_the_order_is_that_of_the_projects_strategy(loop):
+    (empty,) = predicted(loop, [0.1], said=signals(share=0.0, empty=True, peak=0.9))
+    (oil,) = predicted(loop, [0.8], said=signals(share=0.001))
+    order(loop)
+    assert loop.task(empty).priority > loop.task(oil).priority
+    assert loop.project().ordered_by == "hybrid"
+    loop.configure(strategy="foreground-random")
+    order(loop)
+    assert loop.task(empty).priority < 0.5 <= loop.task(oil).priority < 1
+    assert loop.project().ordered_by == "foreground-random"
+
+
+def test_new_tasks_get_the_place_that_the_strategy_gives_them_where_it_looks_at_each_alone(loop):
+    loop.configure(strategy="entropy")
+    said = signals()
+    said["classes"][0]["entropy"] = 1.0
+    (task,) = predicted(loop, [0.5], said=said)
+    queue.place_new(loop.ledger, loop.project_id)
+    assert loop.task(task).priority == 0.9999  # 1 and more are the holdout's
+    loop.configure(strategy="typiclust")
+    (other,) = predicted(loop, [0.5], [np.ones(4)])
+    assert queue.place_new(loop.ledger, loop.project_id) == 1
+    assert 0 < loop.task(other).priority < 1
+
+
+def test_what_people_see_first_of_a_holdout_stays_first_under_every_strategy(loop):
+    ids = predicted(loop, [0.2, 0.3], np.eye(2))
+    with loop.ledger.session() as session:
+        held = session.get_one(Task, ids[1])
+        held.holdout, held.status = True, TaskStatus.AUDIT
+    for strategy in STRATEGIES:
+        loop.configure(strategy=strategy)
+        order(loop)
+        assert loop.task(ids[0]).priority < 1 <= loop.task(ids[1]).priority
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_what_is_foreseen_is_what_comes_and_looking_changes_nothing(loop, monkeypatch, strategy):
+    rng = np.random.default_rng(0)
+    ids = predicted(loop, rng.uniform(0, 0.8, 60).tolist(), rng.normal(size=(60, 8)))
+    predicted(loop, [0.95], [np.ones(8)])  # accepted
+    loop.label(ids.pop(3))
+    monkeypatch.setattr(acquisition, "POOL", 30)
+    monkeypatch.setattr(queue, "READ", 7)
+    with loop.ledger.session(write=False) as session:
+        project = session.get_one(Project, loop.project_id)
+        found = queue.foreseen(session, project, strategy, 10)
+    assert set(priorities(loop, ids)) == {None}
+    loop.configure(strategy=strategy)
+    order(loop)
+    assert found == sorted(ids, key=lambda i: (-loop.task(i).priority, i))[:10]
+
+
+def test_what_no_strategy_orders_cannot_be_foreseen(loop):
+    with loop.ledger.session(write=False) as session:
+        project = session.get_one(Project, loop.project_id)
+        assert queue.foreseen(session, project, "hybrid", 10) == []
+        with pytest.raises(AcquisitionError, match="no strategy 'best'"):
+            queue.foreseen(session, project, "best", 10)

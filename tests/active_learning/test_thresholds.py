@@ -231,6 +231,24 @@ def test_audits_that_contradict_the_promise_switch_auto_accept_off(loop):
     assert keep(loop) is None, "only a lead brings it back"
 
 
+def test_the_course_of_a_promise_ends_where_it_stands_now(loop):
+    version = loop.promote()
+    audits(loop, version, good=25, bad=0)
+    assert course(loop) == []
+    promise(loop)
+    assert course(loop) == []
+    audits(loop, version, good=3, bad=2)
+    found = course(loop)
+    assert [(seen.audited, seen.failures) for _, seen in found] == [(1, 0), (2, 0), (3, 0), (4, 1), (5, 2)]
+    assert found[-1][1] == watch(loop)[0]
+    assert [at for at, _ in found] == sorted(at for at, _ in found)
+
+
+def course(loop: Any) -> list[Any]:
+    with loop.ledger.session(write=False) as session:
+        return thresholds.course(session, session.get_one(Project, loop.project_id))
+
+
 def test_the_alarm_is_seldom_false_however_often_one_looks():
     random = np.random.default_rng(0)
     false = caught = 0

@@ -22,11 +22,11 @@ function chartConfig() {
   return { background: "transparent", font: getComputedStyle(document.body).fontFamily, axis, view: { stroke: null },
            legend: { labelColor: of("--ink"), titleColor: of("--muted"), labelFontSize: 12, orient: "top", title: null },
            range: { category: [of("--accent"), of("--review"), of("--audit"), of("--done"), of("--decide"), of("--stop")] },
-           mark: { color: of("--accent") }, text: { color: of("--ink") }, rule: { color: of("--muted") }, title: { color: of("--ink") } };
+           mark: { color: of("--accent") }, text: { color: of("--ink") }, rule: { color: of("--muted") }, title: { color: of("--ink"), subtitleColor: of("--muted"), fontSize: 12, anchor: "start" } };
 }
 
 let library = null;
-function loaded() {  // not called vega: the library takes that name for itself
+function chartLibrary() {  // no name of Vega's: what it brings would take its place
   library ??= new Promise((resolve, reject) => {
     const script = document.createElement("script");
     script.src = document.querySelector("meta[name=vega]").content;
@@ -50,7 +50,7 @@ async function drawChart(place) {
       place.append(note);
       return;
     }
-    const embed = await loaded();
+    const embed = await chartLibrary();
     place.view?.finalize();
     // ast: no code is made of text, as the pages' security policy demands
     const made = await embed(place, spec, { ast: true, actions: false, renderer: "svg", defaultStyle: false, config: chartConfig(),
@@ -80,6 +80,18 @@ function keepLive() {  // parts of a page about what is under way: the page is a
     } catch { /* the server is away for a moment: asked again */ }
     keepLive();
   }, 5000);
+}
+
+async function loadPart(place) {  // a part of a page that takes longer; without this its link stays
+  const note = place.querySelector("[data-waiting]");
+  const link = note.innerHTML;
+  note.textContent = note.dataset.waiting;
+  const answer = await fetch(place.dataset.part).catch(() => null);
+  if (!answer?.ok) { note.innerHTML = link; return; }
+  const part = new DOMParser().parseFromString(await answer.text(), "text/html");
+  localTimes(part);
+  place.replaceChildren(...part.body.childNodes);
+  reachable();
 }
 
 // The slider of the threshold: everything it tells comes with the page, only the pictures are asked for.
@@ -158,9 +170,12 @@ document.addEventListener("DOMContentLoaded", () => {
   localTimes(document);
   drawCharts(document);
   keepLive();
+  for (const place of document.querySelectorAll("[data-part]")) loadPart(place);
   for (const panel of document.querySelectorAll("[data-slider]")) threshold(panel);
   for (const box of document.querySelectorAll("input[data-masks]"))
     box.addEventListener("change", () => document.body.classList.toggle("no-masks", !box.checked));
+  for (const box of document.querySelectorAll("input[data-layer]"))
+    box.addEventListener("change", () => document.body.classList.toggle(`no-${box.dataset.layer}`, !box.checked));
   confirmFirst(document);
 });
 DARK.addEventListener("change", () => drawCharts(document));

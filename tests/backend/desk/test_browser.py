@@ -16,7 +16,17 @@ axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe i
 
 pytestmark = pytest.mark.browser
 
-PAGES = ("", "/threshold", "/queue", "/quality", "/models", "/cycles", "/policy")
+PAGES = (
+    "",
+    "/threshold",
+    "/queue",
+    "/queue?as=table",
+    "/queue/strategy",
+    "/quality",
+    "/models",
+    "/cycles",
+    "/policy",
+)
 ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run")
 WAIT_MS = 60_000
 

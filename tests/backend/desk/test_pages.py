@@ -19,6 +19,7 @@ def addresses(spills: Any, method: str) -> list[str]:
         "name": "risk-coverage",
         "cycle_id": 1,
         "version": "v",
+        "part": "drift",
     }
     adapter = spills.client.application.url_map.bind("")
     return [
