@@ -18,11 +18,12 @@ from sqlalchemy.orm import Session
 from werkzeug.exceptions import BadRequest
 
 from active_learning.guarantee import Promise
-from active_learning.ledger import Project
+from active_learning.ledger import Project, TaskStatus
 from active_learning.ledger.failures import LedgerError
-from backend.desk import cycle_page, cycles, model_page, models, overview, policy, threshold
+from backend.desk import cycle_page, cycles, model_page, models, overview, policy, quality, queue, threshold
 from backend.desk.index import ProjectLine, project_lines
 from backend.desk.project_page import open_project
+from backend.desk.strategy import Foreseen, comparison
 from backend.services import services
 from model.errors import ELNetError
 
@@ -76,6 +77,25 @@ class Older:
     """To page on: only what is older than the one of this id."""
 
     before: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PageQuery:
+    """To page on, from 1."""
+
+    page: Annotated[int, Field(ge=1, lt=10**9)] = 1
+
+
+@dataclass(frozen=True, slots=True)
+class QueueQuery:
+    """Which images: where they stand, part of a scene's name, predicted IoU from `least` to below `most`."""
+
+    view: TaskStatus = TaskStatus.REVIEW
+    scene: str = ""
+    least: Annotated[float, Field(ge=0, le=1)] | None = None
+    most: Annotated[float, Field(ge=0, le=1)] | None = None
+    page: Annotated[int, Field(ge=1, lt=10**9)] = 1
+    size: Annotated[int, Field(ge=1, le=1000)] = queue.PAGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +168,19 @@ def _cycle(session: Session, project: Project, given: Older, cycle_id: int) -> c
     return cycle_page.facts(session, project, cycle_id, given.before)
 
 
+def _queue(session: Session, project: Project, given: QueueQuery) -> queue.QueueFacts:
+    filters = queue.Filters(given.view, given.scene, given.least, given.most, given.page)
+    return queue.facts(session, project, filters, given.size)
+
+
+def _foreseen(session: Session, project: Project, strategy: str) -> Foreseen:
+    return comparison(session, project, strategy)
+
+
+def _quality(session: Session, project: Project, given: PageQuery) -> quality.QualityFacts:
+    return quality.facts(session, project, given.page)
+
+
 ROUTES: Final = (
     Route("GET", "", "Where the project stands, and what needs a lead.",
           overview.overview, overview.Overview),
@@ -159,6 +192,16 @@ ROUTES: Final = (
           _promise, threshold.Move, PromiseBody),
     Route("POST", "/threshold/undo", "Take back the last move of the threshold.",
           threshold.take_back, threshold.Move),
+    Route("GET", "/queue", "Images of a view in their order, and why each stands there.",
+          _queue, queue.QueueFacts, QueueQuery),
+    Route("GET", "/queue/strategy/<strategy>", "What another strategy of the queue would change.",
+          _foreseen, Foreseen),
+    Route("GET", "/quality", "What audits said of the masks, and labels worth a second look.",
+          _quality, quality.QualityFacts, PageQuery),
+    Route("GET", "/quality/agreement", "How far two people agree.",
+          quality.agreement, quality.AgreementFacts),
+    Route("GET", "/quality/drift", "Whether images have come in that no audit speaks for.",
+          quality.drift, quality.DriftFacts),
     Route("GET", "/models", "Model versions, newest first.", _models, models.Models, Older),
     Route("GET", "/models/<name>", "One version beside another: figures, image by image, lineage.",
           _model, model_page.ModelPage, OtherQuery),

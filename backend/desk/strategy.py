@@ -26,7 +26,7 @@ class Moved:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class Foreseen:
     """What another strategy would change.
 
     Attributes:
@@ -46,7 +46,7 @@ class Comparison:
     shared: int
 
 
-def comparison(session: Session, project: Project, strategy: str, limit: int = COMPARED) -> Comparison:
+def comparison(session: Session, project: Project, strategy: str, limit: int = COMPARED) -> Foreseen:
     """Try a strategy; nothing is changed. Takes seconds where the queue is long.
 
     Raises:
@@ -59,7 +59,7 @@ def comparison(session: Session, project: Project, strategy: str, limit: int = C
     review = select(Task).where(Task.project_id == project.id, Task.status == TaskStatus.REVIEW)
     now = queued_images(session, project, session.scalars(review.order_by(*ORDER).limit(limit)).all(), 0)
     shared = {image.task for image in now} & {image.task for image in then}
-    return Comparison(
+    return Foreseen(
         strategy,
         project.strategy,
         standing.counts(session, project)[TaskStatus.REVIEW],

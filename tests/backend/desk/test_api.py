@@ -91,6 +91,17 @@ def test_no_json_no_project_no_number(spills, api):
     assert "risk" in answer.get_json()["error"]
 
 
+def test_the_queue_page_by_page_and_by_another_strategy(spills, api):
+    spills.add(0.61, 0.62, 0.63)
+    found = spills.client.get(f"{api}/queue", query_string={"least": 0.6, "most": 0.65, "size": 2}).get_json()
+    assert (found["found"], found["pages"], len(found["images"])) == (3, 2, 2)
+    tried = spills.client.get(f"{api}/queue/strategy/random").get_json()
+    assert (tried["strategy"], tried["waiting"]) == ("random", 5)
+    answer = spills.client.get(f"{api}/queue/strategy/fortune")
+    assert (answer.status_code, "fortune" in answer.get_json()["error"]) == (409, True)
+    assert spills.client.get(f"{api}/queue", query_string={"view": "nowhere"}).status_code == 400
+
+
 def test_a_setting_is_changed_for_a_reason(spills, api):
     answer = spills.client.post(f"{api}/policy", json={"changes": {"audit_share": 0.3}, "why": "more audits"})
     assert {line["name"]: line["value"] for line in answer.get_json()["settings"]}["audit_share"] == 0.3

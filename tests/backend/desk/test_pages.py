@@ -20,6 +20,7 @@ def addresses(spills: Any, method: str) -> list[str]:
         "cycle_id": 1,
         "version": "v",
         "part": "drift",
+        "strategy": "random",
     }
     adapter = spills.client.application.url_map.bind("")
     return [
