@@ -58,9 +58,8 @@ class Credentials:
         if known.keys() != {f.name for f in fields(cls)}:
             try:
                 state.mkdir(parents=True, exist_ok=True)
-                with FileLock(
-                    state / "secrets.lock"
-                ):  # two that start at once agree on what one of them makes
+                # Two that start at once agree on what one of them makes.
+                with FileLock(state / "secrets.lock"):
                     known = cls._read(state)
                     credentials = cls(**known)
                     if asdict(credentials) != known:

@@ -26,8 +26,8 @@ _START_WITHIN_S = 60.0
 class Stack:
     """The backend and the worker of `settings`, with an embedded Label Studio where no server is named.
 
-    After `start`, `settings` names the addresses, tokens and secrets that are in force, and where
-    this start made the desk's first user, `admin_password` is their one-time password.
+    After `start`, `settings` names the addresses, tokens and secrets that are in force. `admin_password` is
+    the one-time password of the desk's first user, where this start made one.
     """
 
     def __init__(self, settings: Settings) -> None:
