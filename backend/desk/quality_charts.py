@@ -128,7 +128,7 @@ def _evidence(rows: Sequence[Row]) -> alt.TopLevelMixin:
     ]
     line = alt.Chart(alt.Data(values=list(rows))).mark_line(interpolate="step-after", point=True).encode(
         x=alt.X("audited:Q", title=AXIS, axis=alt.Axis(tickMinStep=1)),
-        y=alt.Y("evidence:Q", title="evidence", scale=log),
+        y=alt.Y("evidence:Q", title="evidence", scale=log, axis=alt.Axis(tickCount=4)),
         tooltip=tips,
     )  # fmt: skip
     limit = alt.Chart(alt.Data(values=[{"limit": 1 / FALSE_ALARM}])).mark_rule(strokeDash=[5, 4])

@@ -9,12 +9,13 @@ from typing import Any, Final
 WEAK: Final = 0.6  # a signal whose good end is 1 speaks against the mask below this,
 DOUBTFUL: Final = 0.8  # one of entropy from this on, in bits
 
-_GOOD_AT_ONE: Final = {
-    "soft_dice_confidence": ("confidence", "the pixels are unsure"),
-    "stability": ("stability", "the mask changes with the cut"),
-    "edge_agreement": ("edge agreement", "the edge head sees another outline"),
-    "flip_agreement": ("flip agreement", "flipped views differ"),
-    "learned_iou": ("quality head", "the quality head expects little"),
+_TOLD: Final = {  # name, unit, what a weak one says; those that rank masks best first
+    "learned_iou": ("quality head", "", "the quality head expects little"),
+    "stability": ("stability", "", "the mask changes with the cut"),
+    "soft_dice_confidence": ("confidence", "", "the pixels are unsure"),
+    "flip_agreement": ("flip agreement", "", "flipped views differ"),
+    "boundary_entropy": ("outline entropy", "bit", "the outline is doubtful"),
+    "edge_agreement": ("edge agreement", "", "the edge head sees another outline"),
 }
 
 
@@ -43,7 +44,7 @@ class SignalWords:
         usable: False: the model gave no finite probabilities, and nothing else counts.
         kind: the class that decides, where there are several.
         shape: how much of the image the mask covers, in words.
-        signals: of that class; none of an empty mask but how near one is.
+        signals: of that class, what tells most first; of an empty mask only how near another is.
     """
 
     usable: bool
@@ -53,9 +54,8 @@ class SignalWords:
 
     @property
     def doubts(self) -> list[str]:
-        """What speaks against the mask, the gravest first."""
-        weak = [signal for signal in self.signals if signal.weak is not None]
-        return [s.weak for s in sorted(weak, key=lambda s: 1 - s.value if s.unit else s.value) if s.weak]
+        """What speaks against the mask."""
+        return [signal.weak for signal in self.signals if signal.weak is not None]
 
 
 def in_words(measured: Mapping[str, Any], classes: Sequence[str]) -> SignalWords | None:
@@ -79,16 +79,17 @@ def in_words(measured: Mapping[str, Any], classes: Sequence[str]) -> SignalWords
         peak = float(worst.get("peak", 0.0))
         near = "something may have been missed" if 1 - peak < WEAK else None
         return SignalWords(usable, kind, "nothing found", [Signal("likeliest pixels", peak, "", near)])
-    share = float(worst.get("foreground_share", 0.0))
     told = [
-        Signal(name, float(worst[key]), "", weak if worst[key] < WEAK else None)
-        for key, (name, weak) in _GOOD_AT_ONE.items()
+        Signal(name, float(worst[key]), unit, weak if _is_weak(worst[key], unit) else None)
+        for key, (name, unit, weak) in _TOLD.items()
         if worst.get(key) is not None
     ]
-    if (doubt := worst.get("boundary_entropy")) is not None:
-        weak = "the outline is doubtful" if doubt >= DOUBTFUL else None
-        told.insert(0, Signal("outline entropy", float(doubt), "bit", weak))
+    share = float(worst.get("foreground_share", 0.0))
     return SignalWords(usable, kind, f"covers {_share(share)} of the image", told)
+
+
+def _is_weak(value: float, unit: str) -> bool:
+    return value >= DOUBTFUL if unit else value < WEAK
 
 
 def _share(share: float) -> str:
