@@ -16,9 +16,9 @@ from sqlalchemy.orm import Session
 from active_learning import lineage
 from active_learning.ledger import Label, ModelState, ModelVersion, Project, Snapshot
 from backend.desk.comparison import FIGURES, Comparison, compare
-from backend.desk.learning_curve import LABELS
 from backend.desk.models import VersionFacts, blueprint, find_version, version_facts
 from backend.desk.project_page import open_project, render
+from backend.desk.summaries import labels_of
 
 TASKS: Final = 200  # links to images; the file has them all
 OTHERS: Final = 50  # versions that can be chosen to compare with
@@ -159,13 +159,13 @@ def _origin(session: Session, version: ModelVersion) -> Origin | None:
 
 
 def _ancestry(session: Session, version: ModelVersion) -> list[Ancestor]:
-    columns = select(ModelVersion.name, ModelVersion.state, LABELS, ModelVersion.parent_id)
-    columns = columns.outerjoin(Snapshot, Snapshot.id == ModelVersion.snapshot_id)
-    found, parent = [], version.parent_id
+    columns = (ModelVersion.name, ModelVersion.state, ModelVersion.snapshot_id, ModelVersion.parent_id)
+    chain, parent = [], version.parent_id
     while parent is not None:
-        name, state, labels, parent = session.execute(columns.where(ModelVersion.id == parent)).one()
-        found.append(Ancestor(name, state, labels))
-    return found
+        chain.append(session.execute(select(*columns).where(ModelVersion.id == parent)).one())
+        parent = chain[-1].parent_id
+    labels = labels_of(session, {one.snapshot_id for one in chain if one.snapshot_id is not None})
+    return [Ancestor(one.name, one.state, labels.get(one.snapshot_id)) for one in chain]
 
 
 @blueprint.get("/<int:project_id>/models/<name>", endpoint="version")
