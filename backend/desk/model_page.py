@@ -18,6 +18,7 @@ from active_learning.ledger import Label, ModelState, ModelVersion, Project, Sna
 from backend.desk.comparison import FIGURES, Comparison, compare
 from backend.desk.models import VersionFacts, blueprint, find_version, version_facts
 from backend.desk.project_page import open_project, render
+from backend.desk.shifts import Shifts, shifts
 from backend.desk.summaries import labels_of
 
 TASKS: Final = 200  # links to images; the file has them all
@@ -79,8 +80,10 @@ class ModelPage:
         sha256: of its weights.
         figures: of the holdout, by the names of `model.metrics.Scores`; empty: it was not judged.
         per_class: class -> the same figures; empty for a single class.
+        other: what it is compared with.
         others: versions that it can be compared with, newest first.
-        comparison: with one of them; None: nothing can be compared.
+        comparison: with one of them on the holdout; None: nothing can be compared.
+        shifts: what it changed to that one where nobody has labelled; None: no image was predicted by both.
         origin: None: it was trained outside of the loop.
         ancestry: what it went on from, the nearest first.
     """
@@ -89,8 +92,10 @@ class ModelPage:
     sha256: str
     figures: dict[str, float]
     per_class: dict[str, dict[str, float]]
+    other: str | None
     others: list[str]
     comparison: Comparison | None
+    shifts: Shifts | None
     origin: Origin | None
     ancestry: list[Ancestor]
 
@@ -117,8 +122,10 @@ def facts(session: Session, project: Project, name: str, other: str | None = Non
         version.sha256,
         {key: version.metrics[key] for key in FIGURES if version.metrics.get(key) is not None},
         version.metrics.get("per_class", {}),
+        against.name if against is not None else None,
         list(session.scalars(others.order_by(ModelVersion.id.desc()).limit(OTHERS))),
         compare(session, project, version, against) if against is not None else None,
+        shifts(session, version, against) if against is not None else None,
         _origin(session, version),
         _ancestry(session, version),
     )
