@@ -36,14 +36,14 @@ class Judged(NamedTuple):
         new: image -> the version's entry of `per_image`.
         old: the other's.
         images: image -> its entry in the manifest.
-        figures: both versions' figures over that very holdout, where the gate has compared them.
+        figures: name -> both versions' over that very holdout, where the gate has compared them; else empty.
         left_out: images that only one of them was judged on, or by another label.
     """
 
     new: dict[str, Entry]
     old: dict[str, Entry]
     images: dict[str, Entry]
-    figures: tuple[Entry, Entry] | None
+    figures: dict[str, tuple[float, float]]
     left_out: int
 
 
@@ -56,8 +56,6 @@ class ImagePair:
         iou: smoothed IoU of the version, which is what the gate compares.
         other_iou: of the other.
         delta: the one less the other.
-        boundary_f1: of the version.
-        other_boundary_f1: of the other.
         predicted: whether the ledger holds the version's mask; of images labelled before it none was needed.
         other_predicted: the same of the other.
         labelled: whether the label that judged them is still the image's.
@@ -67,8 +65,6 @@ class ImagePair:
     iou: float
     other_iou: float
     delta: float
-    boundary_f1: float
-    other_boundary_f1: float
     predicted: bool
     other_predicted: bool
     labelled: bool
@@ -84,7 +80,7 @@ class Comparison:
         better: on how many the version reaches more, `worse`, less, `equal`, the same to three digits.
         delta: mean difference of smoothed IoU.
         interval: the 90 % interval of that by the gate's bootstrap; None: too few images, as for the gate.
-        figures: name -> the version's and the other's, where the gate has compared these two; else None.
+        figures: name -> the version's and the other's, where the gate has compared these two; else empty.
         best: where the version gains most, the first gains most of all.
         worst: where it loses most.
     """
@@ -98,7 +94,7 @@ class Comparison:
     equal: int
     delta: float
     interval: tuple[float, float] | None
-    figures: dict[str, tuple[float, float]] | None
+    figures: dict[str, tuple[float, float]]
     best: list[ImagePair]
     worst: list[ImagePair]
 
@@ -126,7 +122,7 @@ def compare(
         int((abs(differences) <= SAME).sum()),
         float(differences.mean()),
         bootstrap(differences) if len(differences) >= MIN_IMAGES else None,
-        judged.figures and {name: (judged.figures[0][name], judged.figures[1][name]) for name in FIGURES},
+        judged.figures,
         pairs[: len(best)],
         pairs[len(best) :],
     )
@@ -137,21 +133,31 @@ def judge(session: Session, version: ModelVersion, other: ModelVersion) -> Judge
     for one, against in ((version, other), (other, version)):
         champion = one.metrics.get("champion")
         if champion is not None and champion["name"] == against.name:
-            figures = (one.metrics, champion) if one is version else (champion, one.metrics)
-            new, old = (_by_image(entry) for entry in figures)
-            return Judged(new, old, _holdout(session, one), figures, 0)
-    new, old = _by_image(version.metrics), _by_image(other.metrics)
+            new, old = (one.metrics, champion) if one is version else (champion, one.metrics)
+            there = [name for name in FIGURES if None not in (new.get(name), old.get(name))]
+            figures = {name: (new[name], old[name]) for name in there}
+            return _judged(new, old, _holdout(session, one), figures)
     mine, its = _holdout(session, version), _holdout(session, other)
-    both = {
+    same = {
         image: entry
         for image, entry in mine.items()
-        if image in new and image in old and image in its and its[image]["content"] == entry["content"]
+        if image in its and its[image]["content"] == entry["content"]
     }
-    return Judged(new, old, both, None, len(new.keys() | old.keys()) - len(both))
+    return _judged(version.metrics, other.metrics, same, {})
+
+
+def _judged(
+    metrics: Entry, others: Entry, images: Mapping[str, Entry], figures: dict[str, tuple[float, float]]
+) -> Judged:
+    new, old = _by_image(metrics), _by_image(others)
+    both = {image: entry for image, entry in images.items() if image in new and image in old}
+    return Judged(new, old, both, figures, len(new.keys() | old.keys()) - len(both))
 
 
 def _by_image(metrics: Entry) -> dict[str, Entry]:
-    return {entry["image"]: entry for entry in metrics.get("per_image", [])}
+    """Without images whose result is not a finite number, which the ledger keeps as null."""
+    entries = metrics.get("per_image", [])
+    return {entry["image"]: entry for entry in entries if entry["smoothed_iou"] is not None}
 
 
 def _holdout(session: Session, version: ModelVersion) -> dict[str, Entry]:
@@ -188,8 +194,6 @@ def _pairs(
                 new["smoothed_iou"],
                 old["smoothed_iou"],
                 _delta(judged, image),
-                new["boundary_f1"],
-                old["boundary_f1"],
                 (task, version.id) in predicted,
                 (task, other.id) in predicted,
                 content == entry["content"],

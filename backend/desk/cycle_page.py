@@ -197,4 +197,4 @@ def show(project_id: int, cycle_id: int) -> str:
     """The page."""
     before = request.args.get("before", type=int)
     with open_project(project_id) as (session, project):
-        return render("cycle.html", project, facts=facts(session, project, cycle_id, before))
+        return render("cycle.html", project, facts=facts(session, project, cycle_id, before), words=STEPS)

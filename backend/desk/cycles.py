@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -19,11 +20,12 @@ from active_learning.ledger.types import utc_now
 from active_learning.triggers import CycleActiveError, CycleDoneError, Outlook
 from backend.desk.access import note
 from backend.desk.project_page import open_project, render, signed_in
+from backend.desk.summaries import metrics_of
 from backend.desk.words import sentence
 
 blueprint = Blueprint("desk_cycles", __name__, url_prefix="/desk")
 
-PAGE: Final = 30  # cycles
+PAGE: Final = 20  # cycles
 STEPS: Final = {  # in their order, and what each does
     "snapshot": "freeze the labels",
     "train": "fine-tune",
@@ -55,7 +57,7 @@ class CycleFacts:
         version: that it trained; None: none yet.
         iou: of that, on the holdout, pooled.
         seconds: step -> wall time, of those that are done.
-        training: the last that its training reported.
+        training: the last that its training reported; None: it does not train now.
         reason: why it ended as it did.
     """
 
@@ -107,8 +109,9 @@ def facts(session: Session, project: Project, before: int | None = None) -> Cycl
         mine = mine.where(Cycle.id < before)
     rows = session.scalars(mine.order_by(Cycle.id.desc()).limit(PAGE + 1)).all()
     active = triggers.active_cycle(session, project)
+    versions = _challengers(session, rows[:PAGE])
     return Cycles(
-        [cycle_facts(session, cycle) for cycle in rows[:PAGE]],
+        [_facts(session, cycle, versions) for cycle in rows[:PAGE]],
         rows[PAGE - 1].id if len(rows) > PAGE else None,
         active.id if active else None,
         triggers.outlook(session, project, utc_now()),
@@ -117,16 +120,28 @@ def facts(session: Session, project: Project, before: int | None = None) -> Cycl
 
 def cycle_facts(session: Session, cycle: Cycle) -> CycleFacts:
     """Of one cycle."""
-    iou = ModelVersion.metrics["fg_iou"].as_float()
-    trained = select(ModelVersion.name, iou).where(ModelVersion.id == cycle.challenger_id)
-    version, reached = session.execute(trained).first() or (None, None)
+    return _facts(session, cycle, _challengers(session, [cycle]))
+
+
+def _challengers(session: Session, cycles: Sequence[Cycle]) -> dict[int | None, tuple[str, float | None]]:
+    """Id -> name and IoU of the versions that the cycles trained."""
+    ids = {cycle.challenger_id for cycle in cycles if cycle.challenger_id is not None}
+    names = select(ModelVersion.id, ModelVersion.name).where(ModelVersion.id.in_(ids))
+    metrics = metrics_of(session, ids)
+    return {id_: (name, metrics[id_].get("fg_iou")) for id_, name in session.execute(names)}
+
+
+def _facts(
+    session: Session, cycle: Cycle, versions: Mapping[int | None, tuple[str, float | None]]
+) -> CycleFacts:
+    version, iou = versions.get(cycle.challenger_id, (None, None))
     return CycleFacts(
         cycle.id,
         cycle.state,
         cycle.step,
         cycle.trigger,
         version,
-        reached,
+        iou,
         cycle.requested_at,
         cycle.started_at,
         cycle.finished_at,
@@ -137,6 +152,8 @@ def cycle_facts(session: Session, cycle: Cycle) -> CycleFacts:
 
 
 def _training(session: Session, cycle: Cycle) -> Training | None:
+    if cycle.state is not CycleState.RUNNING or cycle.step != "train":
+        return None
     epochs = CycleEvent.data["epochs"].as_integer()
     events = select(CycleEvent.data).where(
         CycleEvent.cycle_id == cycle.id, CycleEvent.step == "train", epochs.is_not(None)

@@ -6,21 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from active_learning.ledger import ModelVersion, Project, Snapshot
+from active_learning.ledger import ModelVersion, Project
 from active_learning.triggers import labels_for_gain
 from backend.desk.charts import Chart, Row, chart
+from backend.desk.summaries import labels_of, metrics_of
 from backend.desk.words import count
 
 if TYPE_CHECKING:
     import altair as alt
 
 GAIN: Final = 0.01  # of IoU
-# Read inside the database: a manifest and a version's metrics hold megabytes where thousands are labelled.
-LABELS: Final = func.json_array_length(Snapshot.manifest["train"])
-IOU: Final = ModelVersion.metrics["fg_iou"].as_float()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,65 +42,64 @@ def next_gain(session: Session, project: Project) -> NextGain:
     """By `triggers.labels_for_gain` from the champion on."""
     if project.champion_id is None:
         return NextGain(GAIN, None, "no version serves yet", None)
-    former = ModelVersion.metrics["champion"]
-    columns = (ModelVersion.name, IOU, LABELS, former["name"].as_string(), former["fg_iou"].as_float())
-    query = select(*columns).outerjoin(Snapshot, Snapshot.id == ModelVersion.snapshot_id)
-    name, iou, held, beaten, beaten_iou = session.execute(
-        query.where(ModelVersion.id == project.champion_id)
-    ).one()
-    if iou is None or held is None:
+    said = ModelVersion.metrics
+    query = select(
+        ModelVersion.name,
+        ModelVersion.snapshot_id,
+        said["fg_iou"].as_float(),
+        said[("champion", "name")].as_string(),
+        said[("champion", "fg_iou")].as_float(),
+    )
+    row = session.execute(query.where(ModelVersion.id == project.champion_id)).one()
+    name, snapshot, iou, beaten, beaten_iou = row
+    if iou is None or snapshot is None:
         return NextGain(GAIN, None, f"{name} was trained or judged outside of the loop", None)
+    held = labels_of(session, {snapshot})[snapshot]
     labels = labels_for_gain(iou, GAIN, held)
     why = f"1 - IoU = exp(-c n), through IoU {iou:.3f} with {count(held, 'label')}"
     if labels is None:
         why = f"the rule of thumb has no answer at IoU {iou:.3f}"
-    return NextGain(GAIN, labels, why, _measured(session, project, name, iou, held, beaten, beaten_iou))
+    measured = None
+    if beaten is not None and (before := _labels_of(session, project, beaten)) is not None:
+        measured = _measured(f"from {beaten} to {name}", iou - beaten_iou, held - before)
+    return NextGain(GAIN, labels, why, measured)
 
 
-def _measured(
-    session: Session,
-    project: Project,
-    name: str,
-    iou: float,
-    held: int,
-    beaten: str | None,
-    beaten_iou: float | None,
-) -> str | None:
-    """On one holdout, as the gate saw both."""
-    mine = select(LABELS).join(ModelVersion, ModelVersion.snapshot_id == Snapshot.id)
-    before = session.scalar(mine.where(ModelVersion.project_id == project.id, ModelVersion.name == beaten))
-    if before is None or beaten_iou is None:
-        return None
-    moved, more = iou - beaten_iou, held - before
-    said = f"from {beaten} to {name} IoU moved by {moved:+.3f} with {count(more, 'more label')}"
+def _labels_of(session: Session, project: Project, name: str) -> int | None:
+    mine = (ModelVersion.project_id == project.id, ModelVersion.name == name)
+    snapshot = session.scalar(select(ModelVersion.snapshot_id).where(*mine))
+    return None if snapshot is None else labels_of(session, {snapshot})[snapshot]
+
+
+def _measured(step: str, moved: float, more: int) -> str:
+    """What a step brought, on the one holdout that judged both versions."""
+    said = f"{step} IoU moved by {moved:+.3f} with {count(more, 'more label')}"
     if moved <= 0 or more <= 0:
         return said
-    return f"{said}: one for each {moved / more:.4f}, so {GAIN:g} took {GAIN * more / moved:.0f}"
+    return f"{said}, so +{GAIN:g} took about {max(1, round(GAIN * more / moved))}"
 
 
 @chart("learning-curve")
 def curve(session: Session, project: Project, _query: Mapping[str, str]) -> Chart:
     """Every version that was judged, by the labels that it was trained on."""
-    per_image = ModelVersion.metrics["fg_iou_per_image"].as_float()
-    query = (
-        select(ModelVersion.name, ModelVersion.state, LABELS, ModelVersion.metrics["n"].as_integer())
-        .add_columns(IOU, per_image)
-        .join(Snapshot, Snapshot.id == ModelVersion.snapshot_id)
-        .where(ModelVersion.project_id == project.id, IOU.is_not(None), per_image.is_not(None))
-        .order_by(LABELS, ModelVersion.id)
-    )
+    columns = (ModelVersion.id, ModelVersion.name, ModelVersion.state, ModelVersion.snapshot_id)
+    mine = (ModelVersion.project_id == project.id, ModelVersion.snapshot_id.is_not(None))
+    versions = session.execute(select(*columns).where(*mine).order_by(ModelVersion.id)).all()
+    metrics = metrics_of(session, [version.id for version in versions])
+    labels = labels_of(session, {version.snapshot_id for version in versions})
     rows = [
         {
-            "version": name,
-            "state": state.value,
-            "labels": labels,
-            "holdout": holdout,
-            "over all pixels": iou,
-            "mean over images": mean,
+            "version": version.name,
+            "state": version.state.value,
+            "labels": labels[version.snapshot_id],
+            "holdout": said["n"],
+            "over all pixels": said["fg_iou"],
+            "mean over images": said["fg_iou_per_image"],
         }
-        for name, state, labels, holdout, iou, mean in session.execute(query)
+        for version in versions
+        if {"n", "fg_iou", "fg_iou_per_image"} <= (said := metrics[version.id]).keys()
     ]
-    return Chart(rows, _draw_curve)
+    return Chart(sorted(rows, key=lambda row: row["labels"]), _draw_curve)
 
 
 def _draw_curve(rows: Sequence[Row]) -> alt.TopLevelMixin:

@@ -16,9 +16,10 @@ from sqlalchemy.orm import Session
 from active_learning import lineage
 from active_learning.ledger import Label, ModelState, ModelVersion, Project, Snapshot
 from backend.desk.comparison import FIGURES, Comparison, compare
-from backend.desk.learning_curve import LABELS
 from backend.desk.models import VersionFacts, blueprint, find_version, version_facts
 from backend.desk.project_page import open_project, render
+from backend.desk.shifts import Shifts, shifts
+from backend.desk.summaries import labels_of
 
 TASKS: Final = 200  # links to images; the file has them all
 OTHERS: Final = 50  # versions that can be chosen to compare with
@@ -79,8 +80,10 @@ class ModelPage:
         sha256: of its weights.
         figures: of the holdout, by the names of `model.metrics.Scores`; empty: it was not judged.
         per_class: class -> the same figures; empty for a single class.
+        other: what it is compared with.
         others: versions that it can be compared with, newest first.
-        comparison: with one of them; None: nothing can be compared.
+        comparison: with one of them on the holdout; None: nothing can be compared.
+        shifts: what it changed to that one where nobody has labelled; None: no image was predicted by both.
         origin: None: it was trained outside of the loop.
         ancestry: what it went on from, the nearest first.
     """
@@ -89,8 +92,10 @@ class ModelPage:
     sha256: str
     figures: dict[str, float]
     per_class: dict[str, dict[str, float]]
+    other: str | None
     others: list[str]
     comparison: Comparison | None
+    shifts: Shifts | None
     origin: Origin | None
     ancestry: list[Ancestor]
 
@@ -117,8 +122,10 @@ def facts(session: Session, project: Project, name: str, other: str | None = Non
         version.sha256,
         {key: version.metrics[key] for key in FIGURES if version.metrics.get(key) is not None},
         version.metrics.get("per_class", {}),
+        against.name if against is not None else None,
         list(session.scalars(others.order_by(ModelVersion.id.desc()).limit(OTHERS))),
         compare(session, project, version, against) if against is not None else None,
+        shifts(session, version, against) if against is not None else None,
         _origin(session, version),
         _ancestry(session, version),
     )
@@ -159,13 +166,13 @@ def _origin(session: Session, version: ModelVersion) -> Origin | None:
 
 
 def _ancestry(session: Session, version: ModelVersion) -> list[Ancestor]:
-    columns = select(ModelVersion.name, ModelVersion.state, LABELS, ModelVersion.parent_id)
-    columns = columns.outerjoin(Snapshot, Snapshot.id == ModelVersion.snapshot_id)
-    found, parent = [], version.parent_id
+    columns = (ModelVersion.name, ModelVersion.state, ModelVersion.snapshot_id, ModelVersion.parent_id)
+    chain, parent = [], version.parent_id
     while parent is not None:
-        name, state, labels, parent = session.execute(columns.where(ModelVersion.id == parent)).one()
-        found.append(Ancestor(name, state, labels))
-    return found
+        chain.append(session.execute(select(*columns).where(ModelVersion.id == parent)).one())
+        parent = chain[-1].parent_id
+    labels = labels_of(session, {one.snapshot_id for one in chain if one.snapshot_id is not None})
+    return [Ancestor(one.name, one.state, labels.get(one.snapshot_id)) for one in chain]
 
 
 @blueprint.get("/<int:project_id>/models/<name>", endpoint="version")

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
 from flask import Blueprint, flash, redirect, request, url_for
-from sqlalchemy import Select, func, select
+from sqlalchemy import Row, Select, func, select
 from sqlalchemy.orm import Session, aliased
 from werkzeug import Response
 from werkzeug.exceptions import NotFound
 
 from active_learning import registry
-from active_learning.ledger import Cycle, ModelState, ModelVersion, Project, Promotion, Snapshot
+from active_learning.ledger import Cycle, ModelState, ModelVersion, Project, Promotion
 from active_learning.registry import RegistryError
 from backend.desk.access import note
-from backend.desk.learning_curve import IOU, LABELS, NextGain, next_gain
+from backend.desk.learning_curve import NextGain, next_gain
 from backend.desk.project_page import open_project, render, signed_in
+from backend.desk.summaries import labels_of, metrics_of
 from backend.desk.words import sentence
 
 blueprint = Blueprint("desk_models", __name__, url_prefix="/desk")
 
-PAGE: Final = 50  # versions
+PAGE: Final = 20  # versions
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +91,12 @@ def facts(session: Session, project: Project, before: int | None = None) -> Mode
     if before is not None:
         mine = mine.where(ModelVersion.id < before)
     rows = session.execute(mine.order_by(ModelVersion.id.desc()).limit(PAGE + 1)).all()
-    who = _promoters(session, project)
     former = registry.former(session, project)
     waiting = select(ModelVersion.name).where(
         ModelVersion.project_id == project.id, ModelVersion.state == ModelState.CHALLENGER
     )
     return Models(
-        [_facts(row, who) for row in rows[:PAGE]],
+        _facts(session, project, rows[:PAGE]),
         rows[PAGE - 1].id if len(rows) > PAGE else None,
         project.champion.name if project.champion else None,
         former.name if former else None,
@@ -106,8 +107,8 @@ def facts(session: Session, project: Project, before: int | None = None) -> Mode
 
 def version_facts(session: Session, project: Project, version: ModelVersion) -> VersionFacts:
     """Of one version."""
-    row = session.execute(_versions(project).where(ModelVersion.id == version.id)).one()
-    return _facts(row, _promoters(session, project))
+    rows = session.execute(_versions(project).where(ModelVersion.id == version.id)).all()
+    return _facts(session, project, rows)[0]
 
 
 def find_version(session: Session, project: Project, name: str) -> ModelVersion:
@@ -123,41 +124,48 @@ def find_version(session: Session, project: Project, name: str) -> ModelVersion:
 
 
 def _versions(project: Project) -> Select[Any]:
-    """A row for each version, its large columns left in the database."""
-    said, parent = ModelVersion.metrics, aliased(ModelVersion)
+    """A row for each version, without its metrics."""
+    parent = aliased(ModelVersion)
     cycle = select(func.max(Cycle.id)).where(Cycle.challenger_id == ModelVersion.id)
+    columns = (ModelVersion.id, ModelVersion.name, ModelVersion.state, ModelVersion.snapshot_id)
+    times = (ModelVersion.created_at, ModelVersion.promoted_at)
     return (
-        select(
-            ModelVersion.id,
-            ModelVersion.name,
-            ModelVersion.state,
-            IOU.label("iou"),
-            said["fg_iou_per_image"].as_float().label("iou_per_image"),
-            said["boundary_f1"].as_float().label("boundary_f1"),
-            said["n"].as_integer().label("holdout"),
-            said["seconds"].as_float().label("seconds"),
-            LABELS.label("labels"),
-            parent.name.label("parent"),
-            cycle.scalar_subquery().label("cycle"),
-            ModelVersion.created_at,
-            ModelVersion.promoted_at,
-            said[("gate", "delta")].as_float().label("delta"),
-            said[("gate", "reason")].as_string().label("verdict"),
-        )
-        .outerjoin(Snapshot, Snapshot.id == ModelVersion.snapshot_id)
+        select(*columns, *times, parent.name.label("parent"), cycle.scalar_subquery().label("cycle"))
         .outerjoin(parent, parent.id == ModelVersion.parent_id)
         .where(ModelVersion.project_id == project.id)
     )
 
 
-def _promoters(session: Session, project: Project) -> dict[int, str | None]:
-    """Version id -> who let it serve the last time."""
+def _facts(session: Session, project: Project, rows: Sequence[Row[Any]]) -> list[VersionFacts]:
+    metrics = metrics_of(session, [row.id for row in rows])
+    labels = labels_of(session, {row.snapshot_id for row in rows if row.snapshot_id is not None})
     moves = select(Promotion.model_version_id, Promotion.who).where(Promotion.project_id == project.id)
-    return {version: who for version, who in session.execute(moves.order_by(Promotion.id))}  # noqa: C416
-
-
-def _facts(row: Any, who: dict[int, str | None]) -> VersionFacts:
-    return VersionFacts(**row._mapping, promoted_by=who.get(row.id))
+    who = {version: name for version, name in session.execute(moves.order_by(Promotion.id))}  # noqa: C416
+    found = []
+    for row in rows:
+        said = metrics[row.id]
+        gate = said.get("gate", {})
+        found.append(
+            VersionFacts(
+                row.id,
+                row.name,
+                row.state,
+                said.get("fg_iou"),
+                said.get("fg_iou_per_image"),
+                said.get("boundary_f1"),
+                said.get("n"),
+                said.get("seconds"),
+                labels.get(row.snapshot_id),
+                row.parent,
+                row.cycle,
+                row.created_at,
+                row.promoted_at,
+                who.get(row.id),
+                gate.get("delta"),
+                gate.get("reason"),
+            )
+        )
+    return found
 
 
 def let_serve(session: Session, project: Project, name: str) -> VersionFacts:

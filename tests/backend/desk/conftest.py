@@ -399,15 +399,15 @@ class History:
                 version.state = state
             return version.id
 
-    def predict(self, version: int, *tasks: int) -> None:
+    def predict(self, version: int, *tasks: int, quality: float = 0.5) -> None:
         with self.ledger.session() as session:
             for task in tasks:
                 session.add(
                     Prediction(
                         task_id=task,
                         model_version_id=version,
-                        score=0.5,
-                        quality=0.5,
+                        score=quality,
+                        quality=quality,
                         signals={},
                         masks=np.ones((1, 6, 8), np.bool_),
                     )
