@@ -36,7 +36,10 @@ def test_the_library_that_draws_is_served_from_here(spills, monkeypatch, tmp_pat
     assert spills.client.get("/desk/vega/vega-0.js").status_code == 404
 
 
-@pytest.mark.parametrize("name", sorted(charts._MAKERS))
+OF_ONE = {"cycle-losses"}  # of one cycle or version: drawn in the tests of its page
+
+
+@pytest.mark.parametrize("name", sorted(charts._MAKERS.keys() - OF_ONE))
 def test_each_chart_is_valid_vega_lite(spills, name):
     spills.audit(good=25, bad=5)
     with spills.ledger.session(write=False) as session:
