@@ -96,7 +96,7 @@ class TypiClust:
         ranks = np.lexsort(everything.T[:4])  # the same whichever of them are labelled
         labels = len(given) + (HEAD if count is None else count)
         wanted = 1 << (labels - 1).bit_length() if count is None else labels
-        clusters = min(wanted, len(everything), CLUSTERS)
+        clusters = min(wanted, len(np.unique(everything, axis=0)), CLUSTERS)
         centres, ordered = _clusters(everything[ranks], clusters, seed)
         own = np.empty(len(everything), np.intp)
         own[ranks] = ordered

@@ -94,7 +94,7 @@ def foreseen(session: Session, project: Project, strategy: str, limit: int) -> l
         session: any.
         project: the project.
         strategy: a key of `active_learning.acquisition.STRATEGIES`.
-        limit: how many at most.
+        limit: how many at most; no more than the `HEAD` that is chosen.
 
     Returns:
         Ids of the ledger. Tasks whose prediction by the champion is still to come are not among them.

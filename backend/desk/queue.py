@@ -27,8 +27,8 @@ from model.errors import ELNetError
 
 blueprint = Blueprint("desk_queue", __name__, url_prefix="/desk")
 
-PAGE: Final = 24  # images on a page; in the table
-ROWS: Final = 100
+PAGE: Final = 24  # pictures on a page,
+ROWS: Final = 100  # and rows of the table
 
 
 class FilterError(ELNetError):
@@ -42,8 +42,8 @@ class Filters:
     Attributes:
         view: where they stand.
         scene: part of their scene's name; "": any.
-        least: predicted IoU, at least; None: any, and none.
-        most: predicted IoU, below; None: any, and none.
+        least: lowest predicted IoU; None: any, and images without one.
+        most: it is below this; None: the same.
         page: from 1 on.
     """
 

@@ -159,3 +159,10 @@ def test_typiclust_takes_the_densest_of_a_cluster_first_and_the_next_of_it_after
     assert first[0] < 10
     assert first[1] >= 12
     assert set(order("typiclust", candidates, [], 18, 0)[-2:]) <= set(range(12))
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_images_that_are_all_alike_or_of_unknown_looks_have_an_order_too(strategy: str) -> None:
+    for embedding in (None, np.ones(4, np.float32)):
+        candidates = [Candidate(i, 0.5, embedding) for i in range(12)]
+        assert sorted(order(strategy, candidates, [], 12, 0)) == list(range(12))

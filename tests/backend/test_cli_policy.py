@@ -30,6 +30,7 @@ def test_the_policy_is_shown_changed_and_remembered(elnet: Elnet) -> None:
     assert {(row["who"], row["setting"], row["why"]) for row in rows} == {
         ("lea", "audit_share", "trial"), ("lea", "training", "trial"),
     }  # fmt: skip
+    assert elnet("policy", "set", "strategy=typiclust", "--why", "few labels yet").code == 0
     again = elnet("policy", "set", "audit_share=0.25", "--why", "again")
     assert again.out == "Nothing changes: that is how it is already.\n"
 

@@ -142,3 +142,22 @@ def test_masks_can_be_hidden(page):
     assert mask.evaluate("m => getComputedStyle(m).visibility") == "visible"
     page.get_by_role("checkbox", name="masks").uncheck()
     assert mask.evaluate("m => getComputedStyle(m).visibility") == "hidden"
+
+
+def test_a_strategy_is_tried_and_chosen_by_keyboard(page):
+    seen(page, "/queue")
+    page.get_by_role("link", name="Try another strategy").press("Enter")
+    page.get_by_role("link", name="entropy").press("Enter")
+    page.get_by_role("heading", name="By entropy").wait_for()
+    mask = page.locator("img.mask.model").first
+    page.get_by_role("checkbox", name="model's mask").press("Space")
+    assert mask.evaluate("m => getComputedStyle(m).visibility") == "hidden"
+    page.get_by_label("Why").fill("what the model doubts")
+    page.get_by_role("button", name="Apply").press("Enter")
+    page.get_by_text("entropy orders the queue from now on").wait_for()
+
+
+def test_parts_that_take_longer_come_by_themselves(page):
+    seen(page, "/quality")
+    page.get_by_text("No image was labelled by two people yet").wait_for()
+    page.get_by_text("It takes 20 audited scenes").wait_for()

@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 
 from active_learning import queue as queues
-from active_learning.ledger import Prediction, Task, TaskStatus
+from active_learning.ledger import Ledger, Prediction, Project, Task, TaskStatus
 from active_learning.policy import history
 from backend.actions import latest
 from backend.desk.queue import FilterError, Filters, facts
+from backend.desk.strategy import comparison
 
 
 def look(spills: Any, size: int = 24, **given: str) -> Any:
@@ -237,3 +238,29 @@ def test_with_nothing_to_order_the_strategies_say_so(empty_spills):
     assert "no strategy can tell them apart yet" in empty_spills.page(
         "/queue/strategy/order", strategy="hybrid"
     )
+
+
+def test_postgresql_tells_the_same(spills, postgresql_url):
+    with Ledger(postgresql_url) as ledger:
+        ledger.upgrade()
+        with ledger.session() as session:
+            session.add(
+                Project(
+                    name="spills",
+                    tool_url="http://tool",
+                    tool_project_id=1,
+                    classes=["oil"],
+                    accept_threshold=0.9,
+                )
+            )
+        other = type(spills)(ledger, spills.client, spills.browser, spills.images)
+        other.promote()
+        other.add(0.95, 0.7, 0.5)
+        for one in (spills, other):
+            queues.reorder(one.ledger, 1)
+        for given in ({}, {"view": "accepted"}, {"scene": "1", "least": "0.1"}):
+            assert look(other, **given) == look(spills, **given)
+        for strategy in ("random", "typiclust"):
+            with spills.ledger.session(write=False) as here, ledger.session(write=False) as there:
+                found = [comparison(s, s.get_one(Project, 1), strategy) for s in (here, there)]
+            assert found[0] == found[1]
