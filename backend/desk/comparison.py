@@ -266,7 +266,7 @@ def _draw_scatter(rows: Sequence[Row]) -> alt.TopLevelMixin:
             tooltip=_tooltip(rows),
         )
     )
-    equal = alt.Chart(alt.Data(values=[{}])).mark_rule(strokeDash=[4, 4])
+    equal = alt.Chart(alt.Data(values=[{}])).mark_rule(strokeDash=[4, 4], aria=False)
     equal = equal.encode(x=alt.datum(0), y=alt.datum(0), x2=alt.datum(1), y2=alt.datum(1))
     return alt.layer(equal, points).properties(width="container", height=260)
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 LOG: Final = 100  # lines of the log on a page
 _PACE: Final = 6  # epochs that tell how fast it goes
+_HERE: Final = {CycleState.REQUESTED: "to come", CycleState.RUNNING: "now"}  # of the step that is not done
 _DECISIONS: Final = ("promote", "challenge", "reject")  # a cycle takes one of these steps
 
 
@@ -116,11 +117,11 @@ def _steps(session: Session, cycle: Cycle) -> list[Step]:
     last = told.where(CycleEvent.step == cycle.step).order_by(CycleEvent.id.desc()).limit(1)
     said = {step: message for query in (last, done) for step, message in session.execute(query)}
     taken = next((step for step in _DECISIONS if step in cycle.seconds or step == cycle.step), None)
-    ended = {CycleState.FAILED: "stopped", CycleState.CANCELLED: "stopped"}.get(cycle.state, "now")
+    here = _HERE.get(cycle.state, "stopped")
     return [
         Step(
             name,
-            "done" if name in cycle.seconds else ended if name == cycle.step else "to come",
+            "done" if name in cycle.seconds else here if name == cycle.step else "to come",
             cycle.seconds.get(name),
             said.get(name),
         )

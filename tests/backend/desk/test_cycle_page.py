@@ -31,7 +31,12 @@ def fill(history: Any) -> int:
     version = history.version("elnet-0001", snapshot, metrics=metrics)
     done = dict.fromkeys(("snapshot", "train", "evaluate", "gate", "reject", "recalibrate", "prefill"), 2.0)
     cycle = history.cycle(
-        CycleState.REJECTED, step="prefill", seconds=done, snapshot_id=snapshot, challenger_id=version
+        CycleState.REJECTED,
+        step="prefill",
+        seconds=done,
+        snapshot_id=snapshot,
+        challenger_id=version,
+        reason="no better, by the gate",
     )
     history.event(cycle, "train", "Fine-tuning.", began=True)
     history.epoch(cycle, 1, 2, 2.5)
@@ -64,7 +69,7 @@ def check(history: Any) -> None:
 def test_a_cycle_that_came_to_its_end(history: Any, site: Any) -> None:
     check(history)
     page = site.client.get(f"{PATH}/1").text
-    assert "not promoted: no better" in page
+    assert "no better, by the gate" in page
     assert "3 to train on, 2 to judge by" in page
     assert "Resume" not in page
     assert "Cancel" not in page
@@ -121,6 +126,14 @@ def test_one_that_waits(history: Any, site: Any) -> None:
     page = site.client.get(f"{PATH}/{cycle}").text
     assert "It waits for the worker" in page
     assert "is a worker running?" in page
+
+
+def test_one_that_was_resumed_waits_before_its_step(history: Any) -> None:
+    cycle = history.cycle(step="train", seconds={"snapshot": 1.0})
+    assert (steps(ask(history, cycle))["snapshot"], steps(ask(history, cycle))["train"]) == (
+        "done",
+        "to come",
+    )
 
 
 def test_a_long_log_comes_page_by_page(history: Any, site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
