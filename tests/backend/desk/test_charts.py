@@ -36,7 +36,11 @@ def test_the_library_that_draws_is_served_from_here(spills, monkeypatch, tmp_pat
     assert spills.client.get("/desk/vega/vega-0.js").status_code == 404
 
 
-OF_ONE = {"cycle-losses"}  # of one cycle or version: drawn in the tests of its page
+OF_ONE = {
+    "cycle-losses",
+    "version-differences",
+    "version-scatter",
+}  # of one cycle or version: drawn in the tests of its page
 
 
 @pytest.mark.parametrize("name", sorted(charts._MAKERS.keys() - OF_ONE))

@@ -33,9 +33,12 @@ def page(site: Any) -> Iterator[Any]:
     thread.start()
     with playwright.sync_playwright() as running:
         browser = running.chromium.launch(executable_path=program, args=ARGUMENTS.split(), timeout=WAIT_MS)
-        opened = browser.new_page()
+        home, cookie = f"http://127.0.0.1:{web.server_port}", site.client.get_cookie("elnet")
+        context = browser.new_context()
+        context.add_cookies([{"name": cookie.key, "value": cookie.value, "url": home}])  # the lead's
+        opened = context.new_page()
         opened.set_default_timeout(WAIT_MS)
-        opened.home = f"http://127.0.0.1:{web.server_port}"
+        opened.home = home
         yield opened
         browser.close()
     web.shutdown()
@@ -48,11 +51,11 @@ def test_a_cycle_is_followed_without_disturbing_its_reader(history: Any, page: A
     history.epoch(cycle, 1, 9, 2.5)
     history.epoch(cycle, 2, 9, 2.25)
     page.goto(f"{page.home}/desk/1/cycles/{cycle}")
-    page.wait_for_function(f"document.querySelectorAll({POINTS!r}).length === 2")
+    playwright.expect(page.locator(POINTS)).to_have_count(2, timeout=WAIT_MS)
 
     history.epoch(cycle, 3, 9, 2.0)
     page.wait_for_selector("text=Epoch 3 of 9, loss 2.000")
-    page.wait_for_function(f"document.querySelectorAll({POINTS!r}).length === 3")  # drawn a second time
+    playwright.expect(page.locator(POINTS)).to_have_count(3, timeout=WAIT_MS)  # drawn a second time
     assert page.locator("#log tbody tr").count() == 3
 
     page.focus("#actions button")
