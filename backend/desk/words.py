@@ -44,9 +44,11 @@ def count(number: int, noun: str) -> str:
 
 
 def sentence(text: object) -> str:
-    """A text as a sentence: with a capital, and a full stop; an error's too."""
+    """A text as a sentence: with a full stop, and a capital unless it begins with a name."""
     said = str(text)
-    return f"{said[:1].upper()}{said[1:]}{'' if said.endswith('.') else '.'}"
+    if said.partition(" ")[0].isalpha():
+        said = f"{said[:1].upper()}{said[1:]}"
+    return said if said.endswith(".") else f"{said}."
 
 
 def span(seconds: float) -> str:

@@ -123,7 +123,7 @@ def test_a_challenger_is_put_aside(three: Any, site: Any) -> None:
 def test_what_serves_cannot_be_rejected(three: Any, site: Any) -> None:
     site.client.post(f"{PATH}/elnet-0002/reject")
     page = flashed(site)
-    assert "Elnet-0002 is champion and cannot be rejected" in page
+    assert "elnet-0002 is champion and cannot be rejected" in page
     assert 'class="flash error"' in page
     assert three.champion() == "elnet-0002"
 

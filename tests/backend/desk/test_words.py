@@ -22,4 +22,5 @@ def test_how_long_something_took(seconds: float, words: str) -> None:
 
 def test_an_error_is_a_sentence() -> None:
     assert sentence(ValueError("cycle 3 is running")) == "Cycle 3 is running."
+    assert sentence("elnet-0002 is champion") == "elnet-0002 is champion."
     assert sentence("Wait for it.") == "Wait for it."
