@@ -31,7 +31,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from active_learning.routing import seeded
+from active_learning.ledger.draws import seeded
 from model.errors import ELNetError
 
 EMPTY_SHARE = 0.02  # an empty mask counts like one of this share of the image, times its likeliest pixels
