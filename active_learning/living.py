@@ -80,8 +80,8 @@ def living(
     Args:
         project_id: the project.
         task_id: only of this task.
-        sources: only of tasks with a label of one of these. Most tasks of a large project were accepted, and
-            hold one of the machine alone.
+        sources: only of tasks with a label of one of these; of people's alone, none of the machine is among
+            them. In a large project most labels are the machine's.
     """
     buried = exists().where(
         Tombstone.project_id == Label.project_id,
@@ -90,9 +90,14 @@ def living(
     by_machine = case((Label.source == LabelSource.MACHINE, 1), else_=0)
     order = (by_machine, Label.updated_at.desc(), Label.revision.desc())
     rank = func.row_number().over(partition_by=Label.tool_annotation_id, order_by=order)
-    told = select(Label.task_id).where(Label.project_id == project_id, Label.source.in_(sources))
-    # by task: without the project, or SQLite goes through all of the project's labels
-    within = Label.task_id.in_(told) if task_id is None else Label.task_id == task_id
+    within = Label.task_id == task_id
+    if task_id is None:
+        # a person's goes before any of the machine: who asks for people's alone can leave the others out
+        heard = PEOPLE if set(sources) <= set(PEOPLE) else tuple(LabelSource)
+        within = (Label.project_id == project_id) & Label.source.in_(heard)
+        if set(sources) < set(heard):
+            told = select(Label.task_id).where(Label.project_id == project_id, Label.source.in_(sources))
+            within &= Label.task_id.in_(told)
     columns = (Label.id, Label.task_id, Label.tool_annotation_id, Label.source, Label.cancelled)
     ranked = select(*columns, Label.updated_at, rank.label("rank")).where(within, ~buried).subquery()
     return select(ranked).where(ranked.c.rank == 1).subquery()

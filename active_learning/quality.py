@@ -194,8 +194,7 @@ def _grade(session: Session, project: Project, version: ModelVersion, calibrator
         for row, quality in zip(rows, qualities.tolist(), strict=True)
     ]
     moved = [{"id": row.id, "quality": quality} for row, quality in graded if quality != row.quality]
-    if moved:
-        update_rows(session, Prediction, moved)
+    update_rows(session, Prediction, moved)
     if rows and project.champion_id == version.id:
         tasks = [
             {"id": row.task_id, "quality": None if row.id in unusable else quality} for row, quality in graded

@@ -169,8 +169,7 @@ def _route_where(session: Session, project: Project, which: ColumnElement[bool])
         tasks.append({"id": standing.task_id, "status": status, "quality": quality, "failure": None})
         if tuple(decision[name] for name in _DECIDED) != standing.last:
             decisions.append({"task_id": standing.task_id, **decision})
-    if tasks:
-        update_rows(session, Task, tasks)
+    update_rows(session, Task, tasks)
     if decisions:
         session.execute(insert(RouteDecision), decisions)
     return len(decisions)

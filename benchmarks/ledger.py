@@ -3,9 +3,10 @@
 `python -m benchmarks.ledger --tasks 10000,100000,1000000` (SQLite in a folder of its own, 6 GB for a million
 tasks, or `--database URL` of an empty PostgreSQL database, which is filled)
 
-Every task holds a prediction by the champion: random signals, and an embedding of 768 numbers near one of 200
-centres. A hundredth is labelled, a tenth of these as audits; what is accepted has a label of the machine. Each
-piece of work is measured in a process of its own, for the peak of its memory; the queries share one.
+Every task holds a prediction by the champion: random signals, and an embedding of 768 numbers near one of
+200 centres. A hundredth is labelled, a tenth of these as audits; what is accepted has a label by the machine.
+From `MADE` tasks on they are copies of the first, with qualities, draws, routes and priorities of their own.
+Each piece of work is measured in its own process, for the peak of its memory; the queries share one.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sqlalchemy import insert, select
+from sqlalchemy import func, insert, select, text
 
 from active_learning import judgements, queue, registry, risk, routing, standing, tallies
 from active_learning.ledger import Label, LabelSource, Ledger, Prediction, Project, Task, TaskStatus
@@ -39,6 +40,7 @@ THRESHOLDS = [0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95]
 DIMENSIONS = 768
 CENTRES = 200
 LABELLED = 100  # one task in so many
+MADE = 10_000
 _AT_ONCE = 5000
 
 
@@ -49,6 +51,7 @@ def main() -> None:
     parser.add_argument("--database", help="URL of an empty database; SQLite by default")
     parser.add_argument("--runs", type=int, default=3, help="of each piece of work")
     parser.add_argument("--queries", type=int, default=100, help="of each kind, for people who wait")
+    parser.add_argument("--only-queries", action="store_true", help="leave the longer work out")
     given = parser.parse_args()
     print(f"{datetime.now(UTC):%Y-%m-%d}, {describe_machine()}, torch {torch.__version__}\n")
     print("| tasks | what | median (s) | 95th percentile (s) | peak memory (MB) |\n|---|---|---|---|---|")
@@ -58,7 +61,7 @@ def main() -> None:
             url = given.database or f"sqlite:///{Path(folder) / 'ledger.sqlite'}"
             with Ledger(url) as ledger:
                 fill(ledger, count - before)
-            for name in WORK:
+            for name in [] if given.only_queries else WORK:
                 tell(count, *apart(measure, url, name, given.runs))
             for row in apart(ask, url, given.queries):
                 tell(count, *row)
@@ -68,6 +71,21 @@ def main() -> None:
 def fill(ledger: Ledger, count: int) -> None:
     """Add tasks, with a prediction each, to the only project; it is made if need be, and routed."""
     ledger.upgrade()
+    with ledger.session(write=False) as session:
+        there = session.scalar(select(func.count()).select_from(Task)) or 0
+    total, made = there + count, max(there, min(there + count, MADE))
+    _make(ledger, made - there)
+    for start in range(made, total, MADE):
+        last = min(MADE, total - start)
+        with ledger.session() as session:
+            for statement in COPIES:
+                session.execute(text(statement), {"shift": start, "last": last, "end": start + last})
+    if ledger.engine.dialect.name == "postgresql":  # as it does by itself, but not at once
+        with ledger.session() as session:
+            session.execute(text("ANALYZE"))
+
+
+def _make(ledger: Ledger, count: int) -> None:
     with ledger.session() as session:
         project = session.scalar(select(Project))
         if project is None:
@@ -141,6 +159,47 @@ def _label(project_id: int, task_id: int, prediction_id: int, mask: NDArray[np.b
         "updated_at": utc_now(),
         "masks": mask,
     }
+
+
+_QUALITY = "CAST((t.id + :shift) * CAST(7919 AS BIGINT) % 1000003 AS DOUBLE PRECISION) / 1000003"
+_ROUTE = (
+    "CASE WHEN elnet_audit_draw(id, 'elnet-0001') < 0.1 THEN 'audit' "
+    "WHEN quality >= 0.9 THEN 'accepted' ELSE 'review' END"
+)
+_NEW = "tasks WHERE id > :shift AND id <= :end"
+_PREDICTION = "FROM predictions AS p WHERE p.task_id = tasks.id"
+COPIES = (
+    f"""
+    INSERT INTO tasks
+        (id, project_id, tool_task_id, image_uri, data, scene, created_at, quality, priority, status)
+    SELECT id, project_id, id, image_uri, data, scene || '-' || id / 16, created_at, quality, quality,
+        CASE WHEN id % {LABELLED} = 0 THEN 'done' ELSE {_ROUTE} END
+    FROM (SELECT t.id + :shift AS id, project_id, image_uri, data, scene, created_at, {_QUALITY} AS quality
+        FROM tasks AS t WHERE t.id <= :last) AS made
+    """,
+    """
+    INSERT INTO predictions
+        (task_id, model_version_id, score, quality, signals, created_at, embedding, masks)
+    SELECT t.id, model_version_id, t.quality, t.quality, signals, p.created_at, embedding, masks
+    FROM predictions AS p JOIN tasks AS t ON t.id = p.task_id + :shift WHERE p.task_id <= :last
+    """,
+    f"""
+    INSERT INTO route_decisions (task_id, prediction_id, status, quality, threshold, reason, at)
+    SELECT id, (SELECT p.id {_PREDICTION}), {_ROUTE}, quality, 0.9, 'copied', created_at
+    FROM {_NEW} AND status <> 'done'
+    """,
+    f"""
+    INSERT INTO labels
+        (project_id, task_id, tool_annotation_id, revision, content, source, annotator, cancelled,
+        soft_edges, prediction_id, prefill_iou, lead_time_s, updated_at, received_at, masks)
+    SELECT project_id, id, id, 'copied', 'copied',
+        CASE WHEN status <> 'done' THEN 'machine' WHEN id % {10 * LABELLED} = 0 THEN 'audit' ELSE 'human' END,
+        '1', false, false, (SELECT p.id {_PREDICTION}),
+        CASE status WHEN 'done' THEN id % 101 / 100.0 END, CASE status WHEN 'done' THEN id % 90 + 1.0 END,
+        created_at, created_at, (SELECT p.masks {_PREDICTION})
+    FROM {_NEW} AND status IN ('done', 'accepted')
+    """,
+)
 
 
 def apart(do: Callable[..., Any], *given: Any) -> Any:

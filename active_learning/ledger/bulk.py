@@ -21,7 +21,8 @@ def update_rows(session: Session, table: type[Base], rows: Sequence[dict[str, An
     is summed up before it is written. Objects of the session that show these rows stay as they are.
     """
     if session.get_bind().dialect.name == "sqlite":
-        session.execute(update(table), rows)
+        if rows:
+            session.execute(update(table), rows)
         return
     for start in range(0, len(rows), _AT_ONCE):
         _update_on_postgresql(session, cast(Table, table.__table__), rows[start : start + _AT_ONCE])

@@ -8,7 +8,7 @@ from sqlalchemy import update
 
 from active_learning import acquisition, queue, routing
 from active_learning.acquisition import Candidate, Head
-from active_learning.ledger import Task, TaskStatus
+from active_learning.ledger import Project, Task, TaskStatus
 
 
 def signals(
@@ -192,3 +192,16 @@ def test_the_head_of_a_long_queue_comes_before_all_others():
     assert len(head.chosen) == 20
     assert min(inside[i] for i in head.chosen) >= max(outside)
     assert len(set(np.round(outside, 6))) > 150  # what was never in the pool has an order too
+
+
+def test_what_has_no_place_comes_last_in_the_order_of_import(loop):
+    ids = loop.routed(loop.promote(), [0.5] * 6)
+    with loop.ledger.session() as session:
+        for task_id, priority in zip(ids, (None, 0.2, 0.7, None, 0.2, 0.9), strict=True):
+            session.get_one(Task, task_id).priority = priority
+    wanted = [ids[i] for i in (5, 2, 1, 4, 0, 3)]
+    for limit in range(1, 8):
+        with loop.ledger.session(write=False) as session:
+            project = session.get_one(Project, loop.project_id)
+            places = queue.upcoming(session, project, TaskStatus.REVIEW, limit)
+        assert [place.task for place in places] == [loop.task(i).tool_task_id for i in wanted[:limit]]

@@ -63,7 +63,7 @@ ON_SQLITE = {
 }
 ON_POSTGRESQL = {
     "bin": "CAST(floor(p.quality * 1000) AS INTEGER)",
-    "usable": "COALESCE(CAST(p.signals ->> 'usable' AS BOOLEAN), true)",
+    "usable": "COALESCE(CAST(CAST(p.signals AS json) ->> 'usable' AS BOOLEAN), true)",
 }
 DRAW_ON_POSTGRESQL = """
 CREATE FUNCTION elnet_audit_draw(task_id integer, version text) RETURNS double precision
@@ -175,30 +175,23 @@ def _count_on_postgresql() -> None:
     These triggers also run where a priority is written, or what the tool was told; so they look first.
     """
     op.execute(_literal(DRAW_ON_POSTGRESQL))
-    changed = "FROM old_rows JOIN new_rows ON new_rows.id = old_rows.id WHERE "
-    moved = changed + "(old_rows.status <> new_rows.status OR old_rows.holdout <> new_rows.holdout)"
-    graded = changed + (
-        "(old_rows.quality <> new_rows.quality "
-        "OR CAST(old_rows.signals AS text) <> CAST(new_rows.signals AS text))"
-    )
-    shared = changed + "old_rows.audit_share <> new_rows.audit_share"
     old, new = _Source("old_rows", ""), _Source("", "new_rows")
-    tasks, predictions = (
-        _Source(f"(SELECT old_rows.* {c})", f"(SELECT new_rows.* {c})") for c in (moved, graded)
-    )
+    tasks = _changed("id, project_id, status, holdout")
+    predictions = _changed("id, task_id, model_version_id, quality, CAST(signals AS text) AS signals")
+    shared = _changed("id, audit_share").new
     theirs = ADD_PREDICTIONS.format(changes=tasks.changes(OF_PREDICTIONS, "tasks", **ON_POSTGRESQL))
     for event, table, look, what in (
         ("INSERT", "tasks", "", _add_tasks(new)),
         ("DELETE", "tasks", "", _add_tasks(old)),
-        ("UPDATE", "tasks", moved, _add_tasks(tasks) + theirs),
+        ("UPDATE", "tasks", tasks.new, _add_tasks(tasks) + theirs),
         ("INSERT", "predictions", "", _add_predictions(new, ON_POSTGRESQL)),
         ("DELETE", "predictions", "", _add_predictions(old, ON_POSTGRESQL)),
-        ("UPDATE", "predictions", graded, _add_predictions(predictions, ON_POSTGRESQL)),
-        ("UPDATE", "projects", shared, _recount(f"SELECT new_rows.id {shared}", ON_POSTGRESQL)),
+        ("UPDATE", "predictions", predictions.new, _add_predictions(predictions, ON_POSTGRESQL)),
+        ("UPDATE", "projects", shared, _recount(f"SELECT id FROM {shared} AS p", ON_POSTGRESQL)),  # noqa: S608
     ):
         name = f"{table}_counted_on_{event.lower()}"
         if look:
-            what = f"IF EXISTS (SELECT 1 {look}) THEN {what} END IF;"
+            what = f"IF EXISTS {look} THEN {what} END IF;"
         op.execute(
             _literal(
                 f"CREATE FUNCTION elnet_{name}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {what} "
@@ -211,6 +204,12 @@ def _count_on_postgresql() -> None:
             f"REFERENCING {rows.get(event, 'OLD TABLE AS old_rows NEW TABLE AS new_rows')} "
             f"FOR EACH STATEMENT EXECUTE FUNCTION elnet_{name}()"
         )
+
+
+def _changed(columns: str) -> _Source:
+    """Rows of an UPDATE in which one of these changed. Not by a join, whose plan is kept for other sizes."""
+    old, new = (f"SELECT {columns} FROM {rows}" for rows in ("old_rows", "new_rows"))  # noqa: S608
+    return _Source(f"({old} EXCEPT {new})", f"({new} EXCEPT {old})")
 
 
 def _add_tasks(source: _Source) -> str:
