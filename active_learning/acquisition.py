@@ -39,7 +39,7 @@ from active_learning.candidates import (
     mean_of,
 )
 from active_learning.diversity import KCentre, TypiClust
-from active_learning.routing import seeded
+from active_learning.ledger.draws import seeded
 from active_learning.strategy import HYBRID
 from model.errors import ELNetError
 

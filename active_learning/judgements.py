@@ -155,7 +155,7 @@ def suspects(session: Session, project: Project, least: float = SHORTFALL) -> li
 
 def agreements(session: Session, project: Project) -> list[Agreement]:
     """Every two people's labels of one image, lowest IoU first; of each person the latest that counts."""
-    said = living(project.id)
+    said = living(project.id, sources=PEOPLE)
     counts = (said.c.id == Label.id) & said.c.source.in_(PEOPLE) & said.c.cancelled.is_(False)
     several = (
         select(Label.task_id)

@@ -34,7 +34,7 @@ def current_ids(
     That is, of the annotations that were neither deleted nor cancelled, the latest by a person, and only
     without one the latest of the machine. Tasks that are gone have none.
     """
-    said = living(project_id, task_id)
+    said = living(project_id, task_id, sources)
     by_machine = case((said.c.source == LabelSource.MACHINE, 1), else_=0)
     order = (by_machine, said.c.updated_at.desc(), said.c.tool_annotation_id.desc())
     ranked = (
@@ -69,11 +69,19 @@ def labels_since(session: Session, project: Project, snapshot: Snapshot | None) 
     return sum((task_id, content) not in held for task_id, content in found)
 
 
-def living(project_id: int, task_id: int | None = None) -> Subquery:
+def living(
+    project_id: int, task_id: int | None = None, sources: Collection[LabelSource] = tuple(LabelSource)
+) -> Subquery:
     """The revision that counts of each annotation that was not deleted.
 
     The latest by the tool's clock; one by a person goes before any of the machine. The revision's hash
     decides between equals, so that the order of arrival never does.
+
+    Args:
+        project_id: the project.
+        task_id: only of this task.
+        sources: only of tasks with a label of one of these; of people's alone, none of the machine is among
+            them. In a large project most labels are the machine's.
     """
     buried = exists().where(
         Tombstone.project_id == Label.project_id,
@@ -82,8 +90,14 @@ def living(project_id: int, task_id: int | None = None) -> Subquery:
     by_machine = case((Label.source == LabelSource.MACHINE, 1), else_=0)
     order = (by_machine, Label.updated_at.desc(), Label.revision.desc())
     rank = func.row_number().over(partition_by=Label.tool_annotation_id, order_by=order)
-    # of one task: without the project, or SQLite goes through all of the project's labels
-    within = Label.project_id == project_id if task_id is None else Label.task_id == task_id
+    within = Label.task_id == task_id
+    if task_id is None:
+        # a person's goes before any of the machine: who asks for people's alone can leave the others out
+        heard = PEOPLE if set(sources) <= set(PEOPLE) else tuple(LabelSource)
+        within = (Label.project_id == project_id) & Label.source.in_(heard)
+        if set(sources) < set(heard):
+            told = select(Label.task_id).where(Label.project_id == project_id, Label.source.in_(sources))
+            within &= Label.task_id.in_(told)
     columns = (Label.id, Label.task_id, Label.tool_annotation_id, Label.source, Label.cancelled)
     ranked = select(*columns, Label.updated_at, rank.label("rank")).where(within, ~buried).subquery()
     return select(ranked).where(ranked.c.rank == 1).subquery()

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import select, update
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from active_learning.calibrator import MIN_SAMPLES, Calibrator, QualityError, cross_fitted
+from active_learning.ledger.bulk import update_rows
 from active_learning.ledger.locking import lock_project
 from active_learning.ledger.tables import (
     Calibration,
@@ -78,7 +79,7 @@ def audited(session: Session, project: Project) -> list[Audited]:
     Each pairs the prediction that was audited with its IoU against the label, so audits of earlier model
     versions stay true: none of those predictions came from a model that had seen the label.
     """
-    return [sample for _, sample in _audits(session, project)]
+    return [sample for _, _, sample in _audited_tasks(session, project) if sample is not None]
 
 
 def calibration_samples(session: Session, project: Project, version: ModelVersion) -> list[Audited]:
@@ -87,11 +88,12 @@ def calibration_samples(session: Session, project: Project, version: ModelVersio
     On those it was judged before it was promoted, and it has never seen their labels either. Images that were
     drawn for the holdout are among them, though no version had predicted them when they were labelled.
     """
-    audits = _audits(session, project)
+    found = _audited_tasks(session, project)
+    audits = [(task_id, sample) for task_id, _, sample in found if sample is not None]
     own = {task_id for task_id, sample in audits if sample.version == version.id}
     judged = {entry["image"]: entry for entry in version.metrics.get("per_image", ()) if "score" in entry}
     again = []
-    for task_id, scene in _audited_scenes(session, project):
+    for task_id, scene, _ in found:
         entry = judged.get(stem_of(task_id))
         if entry is not None and task_id not in own:
             again.append(
@@ -117,27 +119,23 @@ def cross_graded(samples: Sequence[Audited]) -> NDArray[np.float64]:
     )
 
 
-def _audited_scenes(session: Session, project: Project) -> Sequence[tuple[int, str]]:
-    """Task and scene of each label that a random draw asked for, with a prefill or without."""
-    ids = current_ids(project.id, (LabelSource.AUDIT,))
-    query = select(Task.id, Task.scene).join(Label, Label.task_id == Task.id).where(Label.id.in_(ids))
-    return [(row.id, row.scene) for row in session.execute(query.order_by(Label.id))]
-
-
-def _audits(session: Session, project: Project) -> list[tuple[int, Audited]]:
-    """The task and the audit, of each audit that counts."""
+def _audited_tasks(session: Session, project: Project) -> list[tuple[int, str, Audited | None]]:
+    """Task and scene of each label that a random draw asked for; the audit, where it began with a prefill."""
     said = (Prediction.score, Prediction.signals, Prediction.model_version_id)
     rows = session.execute(
         select(Task.id, Task.scene, Label.prefill_iou, Label.class_ious, *said)
         .join(Label, Label.task_id == Task.id)
-        .join(Prediction, Label.prediction_id == Prediction.id)
-        .where(Label.id.in_(current_ids(project.id, (LabelSource.AUDIT,))), Label.prefill_iou.is_not(None))
+        .outerjoin(Prediction, Label.prediction_id == Prediction.id)
+        .where(Label.id.in_(current_ids(project.id, (LabelSource.AUDIT,))))
         .order_by(Label.id)
     )
     return [
-        (task_id, Audited(score, features(measured), iou, scene, version, of_classes))
+        (
+            task_id,
+            scene,
+            None if iou is None else Audited(score, features(measured), iou, scene, version, of_classes),
+        )
         for task_id, scene, iou, of_classes, score, measured, version in rows
-        if iou is not None
     ]
 
 
@@ -196,13 +194,12 @@ def _grade(session: Session, project: Project, version: ModelVersion, calibrator
         for row, quality in zip(rows, qualities.tolist(), strict=True)
     ]
     moved = [{"id": row.id, "quality": quality} for row, quality in graded if quality != row.quality]
-    if moved:
-        session.execute(update(Prediction), moved)
+    update_rows(session, Prediction, moved)
     if rows and project.champion_id == version.id:
         tasks = [
             {"id": row.task_id, "quality": None if row.id in unusable else quality} for row, quality in graded
         ]
-        session.execute(update(Task), tasks)
+        update_rows(session, Task, tasks)
 
 
 def _newest(session: Session, version_id: int) -> Calibration | None:

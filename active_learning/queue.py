@@ -14,15 +14,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, func, null, select, true, update
+from sqlalchemy import ColumnElement, func, null, select, true
 from sqlalchemy.orm import Session
 
 from active_learning.acquisition import POINTWISE, POOL, check, pool_of, ranking
 from active_learning.candidates import Candidate, Ranking
 from active_learning.ledger import Ledger
+from active_learning.ledger.bulk import update_rows
+from active_learning.ledger.draws import seeded
 from active_learning.ledger.locking import lock_project
 from active_learning.ledger.tables import Prediction, Project, RouteDecision, Task, TaskStatus
-from active_learning.routing import seeded
 
 QUEUES = (TaskStatus.REVIEW, TaskStatus.AUDIT)  # where people work
 READ = 4096  # tasks whose embeddings are read at a time,
@@ -58,12 +59,13 @@ def upcoming(session: Session, project: Project, view: TaskStatus, limit: int) -
         view: REVIEW or AUDIT.
         limit: how many at most.
     """
-    rows = session.execute(
-        select(Task.id, Task.tool_task_id, Task.priority, Task.quality, Task.scene)
-        .where(Task.project_id == project.id, Task.status == view)
-        .order_by(Task.priority.desc().nulls_last(), Task.id)
-        .limit(limit)
-    ).all()
+    columns = (Task.id, Task.tool_task_id, Task.priority, Task.quality, Task.scene)
+    waiting = select(*columns).where(Task.project_id == project.id, Task.status == view)
+    # In two parts, each along the index ix_tasks_queue: no index puts NULL last in both databases.
+    placed = waiting.where(Task.priority.is_not(None)).order_by(Task.priority.desc(), Task.id)
+    others = waiting.where(Task.priority.is_(None)).order_by(Task.priority, Task.id)
+    rows = [*session.execute(placed.limit(limit))]
+    rows += session.execute(others.limit(limit - len(rows)))
     why = reasons(session, [row.id for row in rows])
     return [
         Place(row.tool_task_id, row.priority, row.quality, row.scene, why.get(row.id, "")) for row in rows
@@ -164,7 +166,7 @@ def _write(ledger: Ledger, project_id: int, priorities: dict[int, float | None])
     for start in range(0, len(rows), WRITTEN):
         with ledger.session() as session:
             lock_project(session, project_id)
-            session.execute(update(Task), rows[start : start + WRITTEN])
+            update_rows(session, Task, rows[start : start + WRITTEN])
     return len(rows)
 
 

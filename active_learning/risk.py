@@ -6,24 +6,23 @@ The risk is read off the random audits only, see `active_learning.quality.audite
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from active_learning.guarantee import upper_bound
-from active_learning.ledger.tables import Label, Prediction, Project, Task, TaskStatus
-from active_learning.living import current_ids
+from active_learning.ledger.tables import Label, Project
+from active_learning.living import PEOPLE
 from active_learning.quality import audited, calibration_samples, current_calibrator
-from active_learning.routing import OPEN, audit_draw, decide
+from active_learning.tallies import open_routes, reaching
 from model.errors import ELNetError
 
 ACCEPTABLE_IOU = 0.8  # an accepted mask below it counts as a failure
 CONFIDENCE = 0.95
+RECENT = 1000  # labels, whose time says how long the next ones take
 
 
 class ThresholdError(ELNetError):
@@ -134,7 +133,7 @@ class WhatIf:
         failures: those of them whose IoU with the label is below the acceptable one.
         realised_risk: failures / audited; None without any.
         risk_bound: upper Clopper-Pearson bound of the risk; 1 without any.
-        hours: of people's work on the audit and the review, at the time that a label took so far, see
+        hours: of people's work on the audit and the review, at the time that the last labels took, see
             `seconds_per_label`; None where no label tells its time.
         saved_hours: the same of the accepted masks.
         warning: what keeps the audits from answering; None if nothing does.
@@ -201,8 +200,8 @@ def what_ifs(
     found = []
     for threshold in thresholds:
         floor = math.inf if threshold is None else threshold
-        accepted = int((routes.qualities >= floor).sum())
-        review = len(routes.qualities) - accepted + routes.unusable
+        accepted = reaching(session, project, routes, threshold)
+        review = routes.graded - accepted + routes.unusable
         reached = [s.iou for s, quality in zip(samples, qualities, strict=True) if quality >= floor]
         failures = sum(iou < acceptable_iou for iou in reached)
         found.append(
@@ -225,70 +224,21 @@ def what_ifs(
 
 
 def seconds_per_label(session: Session, project: Project) -> float | None:
-    """The median time that a label by a person took, as the labeling tool measured it.
+    """The median time that a label by a person took, of the last `RECENT`, as the labeling tool measured it.
 
     The median, for a page left open over lunch counts for an hour. None where no label tells its time; one
-    of 0 s was not drawn by hand.
+    of 0 s was not drawn by hand. An annotation that was saved again counts once, with its last time.
     """
-    ids = current_ids(project.id)
-    took = select(Label.lead_time_s).where(Label.id.in_(ids), Label.lead_time_s > 0)
-    seconds = session.scalars(took).all()
-    return float(np.median(np.array(seconds, dtype=np.float64))) if seconds else None
-
-
-@dataclass(frozen=True, slots=True)
-class OpenRoutes:
-    """The open tasks, as far as no threshold changes where they go.
-
-    Attributes:
-        waiting: without a prediction by the champion.
-        audit: drawn for the audit or the holdout.
-        unusable: without a usable quality: a human must see them.
-        qualities: (n,) predicted IoU of the others, which the threshold parts.
-    """
-
-    waiting: int
-    audit: int
-    unusable: int
-    qualities: NDArray[np.float64]
-
-
-def open_routes(session: Session, project: Project) -> OpenRoutes:
-    """Where the open tasks of a project go, but for the threshold."""
-    version = project.champion.name if project.champion else ""
-    by_champion = (Prediction.task_id == Task.id) & (Prediction.model_version_id == project.champion_id)
-    rows = session.execute(
-        select(
-            Task.id,
-            Task.holdout,
-            Prediction.id,
-            Prediction.quality,
-            Prediction.signals["usable"].as_boolean(),
-        )
-        .outerjoin(Prediction, by_champion)
-        .where(Task.project_id == project.id, Task.status.in_(OPEN))
+    took = (
+        select(Label.tool_annotation_id, Label.lead_time_s)
+        .where(Label.project_id == project.id, Label.source.in_(PEOPLE), Label.lead_time_s > 0)
+        .order_by(Label.id.desc())
+        .limit(RECENT)
     )
-    counts: Counter[TaskStatus] = Counter()
-    qualities: list[float] = []
-    for task_id, holdout, prediction_id, quality, usable in rows:
-        if prediction_id is None:
-            counts[TaskStatus.WAITING] += 1
-        elif holdout:
-            counts[TaskStatus.AUDIT] += 1
-        else:
-            draw = audit_draw(task_id, version)
-            usable_quality = None if usable is False else quality
-            route, _ = decide(usable_quality, None, project.audit_share, draw)
-            if route is TaskStatus.REVIEW and usable_quality is not None:
-                qualities.append(usable_quality)
-            else:
-                counts[route] += 1
-    return OpenRoutes(
-        counts[TaskStatus.WAITING],
-        counts[TaskStatus.AUDIT],
-        counts[TaskStatus.REVIEW],
-        np.array(qualities, dtype=np.float64),
-    )
+    seconds: dict[int, float] = {}
+    for annotation, lead_time_s in session.execute(took):
+        seconds.setdefault(annotation, lead_time_s or 0.0)
+    return float(np.median(list(seconds.values()))) if seconds else None
 
 
 def _warning(threshold: float | None, qualities: Sequence[float], reached: int) -> str | None:

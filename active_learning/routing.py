@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, case, func, insert, or_, select, true, update
+from sqlalchemy import ColumnElement, Select, case, func, insert, or_, select, true
 from sqlalchemy.orm import Session
 
 from active_learning.ledger import Ledger
+from active_learning.ledger.bulk import update_rows
+from active_learning.ledger.draws import audit_draw, seeded
 from active_learning.ledger.locking import lock_project
 from active_learning.ledger.tables import Prediction, Project, RouteDecision, Task, TaskStatus
 
@@ -48,14 +49,6 @@ def decide(
     return TaskStatus.ACCEPTED, f"predicted IoU {_shown(quality)} reaches the threshold {threshold:g}"
 
 
-def audit_draw(task_id: int, version: str) -> float:
-    """A number in [0, 1) that looks random and is the same after a crash.
-
-    It hangs on the task and the model version only: moving the threshold to and fro draws nobody anew.
-    """
-    return seeded("audit", version, task_id)
-
-
 def is_blind(project: Project, version: str, task_id: int, *, holdout: bool) -> bool:
     """Whether this version's mask of a task is hidden from whoever audits it.
 
@@ -70,12 +63,6 @@ def is_blind(project: Project, version: str, task_id: int, *, holdout: bool) -> 
     """
     audited = holdout or audit_draw(task_id, version) < project.audit_share
     return audited and seeded("blind", version, task_id) < project.blind_share
-
-
-def seeded(*parts: object) -> float:
-    """A uniform number in [0, 1) made from a hash of the parts; the same on every machine."""
-    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[:6]) / 2**48
 
 
 def route(session: Session, project: Project, tasks: Iterable[Task] | None = None) -> int:
@@ -182,8 +169,7 @@ def _route_where(session: Session, project: Project, which: ColumnElement[bool])
         tasks.append({"id": standing.task_id, "status": status, "quality": quality, "failure": None})
         if tuple(decision[name] for name in _DECIDED) != standing.last:
             decisions.append({"task_id": standing.task_id, **decision})
-    if tasks:
-        session.execute(update(Task), tasks)
+    update_rows(session, Task, tasks)
     if decisions:
         session.execute(insert(RouteDecision), decisions)
     return len(decisions)

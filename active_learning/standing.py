@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from active_learning import pending
-from active_learning.ledger import InboxEvent, InboxState, Project, Task, TaskStatus
+from active_learning.ledger import InboxEvent, InboxState, Project, TaskCount, TaskStatus
 
 
 def counts(session: Session, project: Project) -> dict[TaskStatus, int]:
     """How many of the project's images have each status; every status is a key."""
-    query = select(Task.status, func.count()).where(Task.project_id == project.id).group_by(Task.status)
-    found = {status: count for status, count in session.execute(query)}  # noqa: C416 - rows are no pairs
+    counted = select(TaskCount).where(TaskCount.project_id == project.id)
+    found = {row.status: row.tasks for row in session.scalars(counted)}
     return {status: found.get(status, 0) for status in TaskStatus}
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sqlalchemy import select
 
 from active_learning.ledger import Ledger, Project, Task
-from active_learning.routing import seeded
+from active_learning.ledger.draws import seeded
 from backend.label_config import parse_label_config
 from backend.label_studio import LabelStudio
 from backend.regions import masks_to_regions

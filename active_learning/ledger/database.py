@@ -7,6 +7,7 @@ import math
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,6 +20,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.orm import Session, sessionmaker
 
+from active_learning.ledger.draws import audit_draw
 from active_learning.ledger.failures import UPGRADE, LedgerError, explain, is_surrounding, shown
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -109,12 +111,12 @@ class Ledger:
         with self._explained(), self.engine.connect() as connection:
             options = {"version_table": VERSION_TABLE}
             found = MigrationContext.configure(connection, opts=options).get_current_heads()
-        scripts = ScriptDirectory.from_config(alembic_config())
+        revisions, heads = _revisions()
         if not found:
             raise LedgerError(f"{shown(self.url)} holds no ledger yet; run {UPGRADE}")
-        if set(found) - {script.revision for script in scripts.walk_revisions()}:
+        if set(found) - revisions:
             raise LedgerError(self._newer())
-        if set(found) != set(scripts.get_heads()):
+        if set(found) != heads:
             raise LedgerError(f"the ledger {shown(self.url)} is older than this code; run {UPGRADE}")
 
     @property
@@ -178,6 +180,7 @@ def _read_only(engine: Engine) -> dict[str, bool]:
 
 def _on_sqlite_connect(connection: sqlite3.Connection, _record: object) -> None:
     connection.isolation_level = None  # transactions begin where `_on_sqlite_begin` says
+    connection.create_function("elnet_audit_draw", 2, audit_draw, deterministic=True)  # triggers count by it
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA recursive_triggers = ON")  # else INSERT OR REPLACE deletes past the triggers
     connection.execute("PRAGMA synchronous = FULL")  # an answered webhook survives a power cut
@@ -204,6 +207,13 @@ def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+@cache
+def _revisions() -> tuple[set[str], set[str]]:
+    """Every revision that this code knows, and the last; read once, for /readyz asks often."""
+    scripts = ScriptDirectory.from_config(alembic_config())
+    return {script.revision for script in scripts.walk_revisions()}, set(scripts.get_heads())
 
 
 def alembic_config() -> Config:

@@ -10,7 +10,8 @@ What always holds, and what holds it:
 * a scene stands on one side of the split for good: `Scene` is append-only and unique per project;
 * a quality is in [0, 1] or absent: CHECK constraints;
 * what was done at the desk stays written down: `ActionRecord` is append-only;
-* the same event twice leaves the same state: `InboxEvent.key` is unique.
+* the same event twice leaves the same state: `InboxEvent.key` is unique;
+* what is counted is what is there: triggers of revision 0013 keep `TaskCount` and `QualityCount`.
 
 Large columns stand last in their tables: SQLite reads through them to reach what stands behind.
 """
@@ -91,6 +92,14 @@ class TaskStatus(enum.StrEnum):
     SKIPPED = "skipped"  # a human refused to label it
     FAILED = "failed"  # its image cannot be read: `Task.failure` says why; a human must see it
     GONE = "gone"  # deleted in the labeling tool
+
+
+class CountedAs(enum.StrEnum):
+    """Where a version's prediction of an open image would send it, as far as no threshold decides."""
+
+    AUDIT = "audit"  # drawn for the audit or the holdout
+    UNUSABLE = "unusable"  # without a usable quality: to a human
+    GRADED = "graded"  # the threshold parts these
 
 
 class LabelSource(enum.StrEnum):
@@ -196,7 +205,7 @@ class Task(Base):
     __table_args__ = (
         UniqueConstraint("project_id", "tool_task_id", name="uq_tasks_tool_task_id"),
         CheckConstraint("quality IS NULL OR (quality >= 0 AND quality <= 1)", "quality"),
-        Index("ix_tasks_project_status", "project_id", "status"),
+        Index("ix_tasks_queue", "project_id", "status", "priority", "id"),  # for `queue.upcoming`
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -273,11 +282,12 @@ class Prediction(Base):
         UniqueConstraint("task_id", "model_version_id", name="uq_predictions_task_version"),
         CheckConstraint("score >= 0 AND score <= 1", "score"),
         CheckConstraint("quality >= 0 AND quality <= 1", "quality"),
+        Index("ix_predictions_version_quality", "model_version_id", "quality"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     task_id: Mapped[int] = mapped_column(ForeignKey("tasks.id"))
-    model_version_id: Mapped[int] = mapped_column(ForeignKey("model_versions.id"), index=True)
+    model_version_id: Mapped[int] = mapped_column(ForeignKey("model_versions.id"))
     score: Mapped[float]  # uncalibrated, from the signals
     quality: Mapped[float]  # predicted IoU: the score through the current calibration
     signals: Mapped[dict[str, Any]]
@@ -288,6 +298,30 @@ class Prediction(Base):
 
     task: Mapped[Task] = relationship()
     model_version: Mapped[ModelVersion] = relationship()
+
+
+class TaskCount(Base):
+    """How many images of a project have a status. Kept by triggers: read only."""
+
+    __tablename__ = "task_counts"
+
+    project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"), primary_key=True)
+    status: Mapped[TaskStatus] = mapped_column(_named(TaskStatus, "counted_status"), primary_key=True)
+    tasks: Mapped[int]
+
+
+class QualityCount(Base):
+    """How many open images a version's predictions would send where. Kept by triggers: read only.
+
+    Of every version, so that a promotion or a rollback changes nothing here. See `active_learning.tallies`.
+    """
+
+    __tablename__ = "quality_counts"
+
+    model_version_id: Mapped[int] = mapped_column(ForeignKey("model_versions.id"), primary_key=True)
+    counted_as: Mapped[CountedAs] = mapped_column(_named(CountedAs, "counted_as"), primary_key=True)
+    bin: Mapped[int] = mapped_column(primary_key=True)  # of the quality where graded, else 0
+    tasks: Mapped[int]
 
 
 class RouteDecision(Base):
@@ -321,6 +355,7 @@ class Label(Base):
         UniqueConstraint("project_id", "tool_annotation_id", "revision", name="uq_labels_revision"),
         CheckConstraint("prefill_iou IS NULL OR (prefill_iou >= 0 AND prefill_iou <= 1)", "prefill_iou"),
         CheckConstraint("cancelled = (masks IS NULL)", "cancelled"),
+        Index("ix_labels_project_source", "project_id", "source", "task_id"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)

@@ -13,11 +13,12 @@ from sqlalchemy.orm import Session
 from active_learning import thresholds
 from active_learning.guarantee import Promise, one_of_each_scene, upper_bound
 from active_learning.ledger import Project, Task, TaskStatus
-from active_learning.risk import open_routes, seconds_per_label
+from active_learning.risk import seconds_per_label
+from active_learning.tallies import BINS, open_routes
 from backend.addresses import task_url
 from backend.desk.charts import Row
 
-STEPS: Final = 200  # of the slider, between 0 and 1
+STEPS: Final = 200  # of the slider, between 0 and 1; whole bins of the counts
 NEAR: Final = 4  # masks shown on either side of the line
 
 
@@ -75,11 +76,9 @@ class Near:
 def ladder(session: Session, project: Project, promised: Promise) -> Ladder:
     """What every threshold would do, and what audits say of it."""
     routes = open_routes(session, project)
-    steps = np.arange(STEPS + 1) / STEPS
-    ranked = np.sort(routes.qualities)
-    accepted = len(ranked) - np.searchsorted(ranked, steps, side="left")
+    reaching = routes.bins[::-1].cumsum()[::-1]  # from each bin on
     return Ladder(
-        accepted.tolist(),
+        reaching[:: BINS // STEPS].tolist(),
         routes.audit,
         routes.unusable,
         routes.waiting,

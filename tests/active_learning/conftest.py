@@ -330,6 +330,14 @@ class Loop:
         return found
 
 
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Of an empty database: a test that takes it runs on both kinds."""
+    if request.param == "postgresql":
+        return str(request.getfixturevalue("postgresql_url"))
+    return f"sqlite:///{tmp_path / 'ledger.sqlite'}"
+
+
 @pytest.fixture
 def loop(ledger: Ledger) -> Loop:
     """A project "spills" with one class, threshold 0.9, no audit, and no model yet."""

@@ -12,6 +12,7 @@ import pytest
 from active_learning import routing
 from active_learning.judgements import LEAST_BLIND, Judgement, anchoring, audits
 from active_learning.ledger import Project, TaskStatus
+from active_learning.ledger.draws import audit_draw
 from active_learning.prefill import predict_waiting
 from active_learning.push import push
 from active_learning.routing import BLIND, is_blind
@@ -78,7 +79,7 @@ def test_the_draw_is_a_share_of_the_audits_and_of_the_holdout() -> None:
     project = Project(audit_share=0.2, blind_share=0.3)
     drawn = [is_blind(project, "v1", i, holdout=False) for i in range(5000)]
     assert np.mean(drawn) == pytest.approx(0.2 * 0.3, abs=0.012)
-    assert all(routing.audit_draw(i, "v1") < 0.2 for i, blind in enumerate(drawn) if blind)
+    assert all(audit_draw(i, "v1") < 0.2 for i, blind in enumerate(drawn) if blind)
     judges = [is_blind(project, "v1", i, holdout=True) for i in range(5000)]
     assert np.mean(judges) == pytest.approx(0.3, abs=0.025)
     assert not any(

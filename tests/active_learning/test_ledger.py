@@ -50,13 +50,6 @@ from active_learning.ledger.types import decode_masks, encode_masks, hash_masks,
 MASKS = np.ones((1, 4, 5), np.bool_)
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "postgresql":
-        return str(request.getfixturevalue("postgresql_url"))
-    return f"sqlite:///{tmp_path / 'ledger.sqlite'}"
-
-
 @pytest.fixture
 def ledger(url: str) -> Iterator[Ledger]:
     with Ledger(url) as ledger:

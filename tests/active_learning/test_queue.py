@@ -258,3 +258,16 @@ def test_what_no_strategy_orders_cannot_be_foreseen(loop):
         assert queue.foreseen(session, project, "hybrid", 10) == []
         with pytest.raises(AcquisitionError, match="no strategy 'best'"):
             queue.foreseen(session, project, "best", 10)
+
+
+def test_what_has_no_place_comes_last_in_the_order_of_import(loop):
+    ids = loop.routed(loop.promote(), [0.5] * 6)
+    with loop.ledger.session() as session:
+        for task_id, priority in zip(ids, (None, 0.2, 0.7, None, 0.2, 0.9), strict=True):
+            session.get_one(Task, task_id).priority = priority
+    wanted = [ids[i] for i in (5, 2, 1, 4, 0, 3)]
+    for limit in range(1, 8):
+        with loop.ledger.session(write=False) as session:
+            project = session.get_one(Project, loop.project_id)
+            places = queue.upcoming(session, project, TaskStatus.REVIEW, limit)
+        assert [place.task for place in places] == [loop.task(i).tool_task_id for i in wanted[:limit]]

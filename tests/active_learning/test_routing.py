@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from active_learning import routing
 from active_learning.ledger import Prediction, Project, Task, TaskStatus
+from active_learning.ledger.draws import audit_draw
 
 
 def store(loop: Any, task_id: int, version: int, quality: float, usable: bool = True) -> int:
@@ -65,10 +66,10 @@ def test_nothing_below_the_threshold_is_ever_accepted(quality, threshold, share,
 
 
 def test_the_audit_draw_is_fixed_uniform_and_differs_between_versions():
-    draws = [routing.audit_draw(task, "elnet-0001") for task in range(4000)]
-    assert draws == [routing.audit_draw(task, "elnet-0001") for task in range(4000)]
+    draws = [audit_draw(task, "elnet-0001") for task in range(4000)]
+    assert draws == [audit_draw(task, "elnet-0001") for task in range(4000)]
     assert 0.08 < np.mean([d < 0.1 for d in draws]) < 0.12
-    others = [routing.audit_draw(task, "elnet-0002") for task in range(4000)]
+    others = [audit_draw(task, "elnet-0002") for task in range(4000)]
     assert abs(np.corrcoef(draws, others)[0, 1]) < 0.05
 
 
@@ -142,7 +143,7 @@ def test_the_audit_share_is_drawn_from_all_masks_good_or_bad(loop):
     route(loop)
     drawn = {i for i in ids if loop.task(i).status is TaskStatus.AUDIT}
     assert 20 < len(drawn) < 60
-    assert drawn == {i for i in ids if routing.audit_draw(i, "elnet-0001") < 0.2}
+    assert drawn == {i for i in ids if audit_draw(i, "elnet-0001") < 0.2}
 
 
 def test_settle_routes_again_after_a_promotion_back_and_forth(loop):

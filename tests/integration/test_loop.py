@@ -36,7 +36,7 @@ from active_learning.ledger import (
     Tombstone,
     WorkerLease,
 )
-from active_learning.routing import audit_draw
+from active_learning.ledger.draws import audit_draw
 from backend.auth import SECRET_HEADER
 from backend.doctor import examine
 from backend.label_config import parse_label_config

@@ -1,6 +1,6 @@
 """The strategy that orders a project's review queue.
 
-Revision: 0015, after 0012.
+Revision: 0015, after 0013.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0015"
-down_revision = "0012"
+down_revision = "0013"
 branch_labels = None
 depends_on = None
 
