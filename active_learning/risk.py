@@ -232,6 +232,7 @@ def seconds_per_label(session: Session, project: Project) -> float | None:
     took = (
         select(Label.tool_annotation_id, Label.lead_time_s)
         .where(Label.project_id == project.id, Label.source.in_(PEOPLE), Label.lead_time_s > 0)
+        .where(Label.cancelled.is_(False))
         .order_by(Label.id.desc())
         .limit(RECENT)
     )

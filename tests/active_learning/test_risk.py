@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from active_learning import risk
 from active_learning.guarantee import upper_bound
 from active_learning.ledger import Project
 from active_learning.risk import ThresholdError, augrc, aurc, risk_coverage, what_if
@@ -114,6 +115,17 @@ def test_hours_are_those_that_labels_took_so_far(loop):
     assert (asked.review, asked.accepted) == (1, 3)
     assert asked.hours == pytest.approx(1 * 120 / 3600)
     assert asked.saved_hours == pytest.approx(3 * 120 / 3600)
+
+
+def test_hours_are_by_the_last_labels_and_by_each_annotation_once(loop, monkeypatch):
+    monkeypatch.setattr(risk, "RECENT", 3)
+    predict(loop, loop.promote(), [0.5])
+    tasks = loop.add(*"abc")
+    loop.label(tasks[0], took_s=5000.0)
+    first = loop.label(tasks[1], took_s=10.0)
+    loop.label(tasks[1], annotation=first, took_s=30.0)
+    loop.label(tasks[2], took_s=50.0)
+    assert ask(loop, 0.9).hours == pytest.approx(40 / 3600)
 
 
 def test_what_if_refuses_what_is_no_threshold(loop):
