@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
 from active_learning import prefill
+from active_learning.checkpoints import Checkpoints
 from active_learning.ledger import Ledger
 from active_learning.ports import ImageSource, LabelingTool
 from active_learning.predictors import PredictorPool, by_champion
@@ -37,6 +38,7 @@ class CycleContext:
 
     Attributes:
         folder: holds snapshots/, models/cycle-<id>/ (-<n> when resumed) and cycles/<id>/.
+        checkpoints: where those of model versions are kept.
         training: defaults of `model.training.TrainConfig`; a project's own settings go before them.
         allowance: what a training may take of this machine.
         patience_s: how long a step waits for a labeling tool that does not answer.
@@ -50,6 +52,7 @@ class CycleContext:
     predictors: PredictorPool
     folder: Path
     device: str = "auto"
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
     training: Mapping[str, Any] = field(default_factory=dict)
     allowance: Allowance = UNLIMITED
     patience_s: float = 900.0

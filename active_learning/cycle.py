@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 
 from dbos import DBOS
 
+from active_learning.checkpoints import FilesUnavailableError
 from active_learning.context import CycleContext, Interrupted
 from active_learning.journal import CycleEndedError, Journal
 from active_learning.ledger import CycleState
@@ -32,7 +33,7 @@ class CycleRunningError(ELNetError):
 
 MAX_RECOVERIES = 20  # a cycle that brings its worker down each time is given up
 ENDED = "ended"
-_TRANSIENT = (ToolUnavailableError, LedgerError)
+_TRANSIENT = (ToolUnavailableError, LedgerError, FilesUnavailableError)
 _LONGEST_WAIT_S = 60.0
 
 _context: CycleContext | None = None
@@ -133,7 +134,7 @@ def perform(context: CycleContext, step: str, cycle_id: int) -> str:
 
 
 def _patiently(context: CycleContext, journal: Journal, step: str) -> None:
-    """Run a step; wait and try again, for a while, when the tool or the ledger does not answer."""
+    """Run a step; wait and try again, for a while, when tool, ledger or files do not answer."""
     give_up = time.monotonic() + context.patience_s
     delay, began = 1.0, False
     while True:

@@ -31,6 +31,7 @@ from active_learning.training_process import Allowance
 from backend import inbox
 from backend.attempts import Attempts
 from backend.lease import NAME, STANDBY_S, HeldError, Lease, LeaseError, share_of
+from backend.model_files import checkpoints_of, predictors_of
 from backend.settings import Settings
 from backend.stopping import stopped_by_signals, work_until
 
@@ -68,7 +69,8 @@ class Worker:
             ledger=ledger,
             images=interruptible(images, self._stop),
             tool=interruptible(tool, self._stop),
-            predictors=predictors or PredictorPool(settings.device, settings.batch_size, settings.flips),
+            predictors=predictors or predictors_of(settings),
+            checkpoints=checkpoints_of(settings),
             folder=settings.state.resolve(),
             device=settings.device,
             training={"trunk": settings.trunk},

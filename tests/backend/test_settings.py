@@ -46,6 +46,8 @@ def test_the_environment_goes_before_the_file(tmp_path: Path, monkeypatch: pytes
         ("ELNET_FLIPS", "3", "3 should be one of 1, 2, 4, 8"),
         ("ELNET_LOOP__ACCEPT_THRESHOLD", "1.5", "ACCEPT_THRESHOLD"),
         ("ELNET_LABEL_STUDIO__URL", "label-studio:8080", "must start with http"),
+        ("ELNET_FILES", "s3:///models", "should be a folder or s3://bucket/prefix"),
+        ("ELNET_FILES", "gs://bucket", "should be a folder or s3://bucket/prefix"),
         ("ELNET_CONFIG", "/nowhere/elnet.yaml", "/nowhere/elnet.yaml"),
     ],
 )
