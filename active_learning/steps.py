@@ -69,7 +69,14 @@ def snapshot(context: CycleContext, journal: Journal) -> Outcome:
 
 
 def train(context: CycleContext, journal: Journal) -> Outcome:
-    """Fine-tune in a child process and register the result as the challenger."""
+    """Fine-tune in a child process and register the result as the challenger.
+
+    What was registered first stays, also where a worker that was taken for dead goes on for a moment.
+    """
+    with context.ledger.session(write=False) as session:
+        trained = session.get_one(Cycle, journal.cycle_id).challenger_id is not None
+    if trained:
+        return _registered(context, journal)
     _frozen(context, journal)
     plan = fine_tuning.plan(context, journal.cycle_id)
     reused = fine_tuning.fine_tune(context, journal, plan)
@@ -77,22 +84,28 @@ def train(context: CycleContext, journal: Journal) -> Outcome:
     sha256 = read_card(out).weights_sha256
     address = context.checkpoints.keep(out)  # registered only when every machine can have it
     with context.ledger.session() as session:
-        cycle = session.get_one(Cycle, journal.cycle_id)
-        version = registry.register(
-            session,
-            cycle.project,
-            address,
-            sha256,
-            snapshot=session.get_one(Snapshot, cycle.snapshot_id),
-            parent=session.get(ModelVersion, plan.parent_id) if plan.parent_id else None,
-            name=plan.version,
-        )
-        cycle.challenger_id = version.id
-    start = f"from {plan.parent}" if plan.parent else "from the trunk alone"
+        cycle = session.get_one(Cycle, journal.cycle_id, with_for_update=True)
+        if cycle.challenger_id is None:
+            version = registry.register(
+                session,
+                cycle.project,
+                address,
+                sha256,
+                snapshot=session.get_one(Snapshot, cycle.snapshot_id),
+                parent=session.get(ModelVersion, plan.parent_id) if plan.parent_id else None,
+                name=plan.version,
+            )
+            cycle.challenger_id = version.id
     again = " The checkpoint was finished before the worker was interrupted." if reused else ""
-    return Outcome(
-        f"Trained {version.name} {start}.{again}", {"version": version.name, "parent": plan.parent}
-    )
+    return _registered(context, journal, again)
+
+
+def _registered(context: CycleContext, journal: Journal, more: str = "") -> Outcome:
+    with context.ledger.session(write=False) as session:
+        version = _challenger(session, journal.cycle_id)
+        parent = session.get_one(ModelVersion, version.parent_id).name if version.parent_id else None
+    start = f"from {parent}" if parent else "from the trunk alone"
+    return Outcome(f"Trained {version.name} {start}.{more}", {"version": version.name, "parent": parent})
 
 
 def evaluate(context: CycleContext, journal: Journal) -> Outcome:
@@ -219,6 +232,8 @@ def predict_again(context: CycleContext, journal: Journal) -> Outcome:
     """
     with context.ledger.session(write=False) as session:
         project_id = _project(session, journal.cycle_id).id
+    if context.tool is None:
+        return Outcome("What is unlabelled is left to the workers that predict.")
     pushed, later, told = 0, "", 0.0
     try:
         stored = True

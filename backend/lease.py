@@ -1,6 +1,7 @@
-"""Who works on a ledger: each worker has a lease in it, renewed by a heartbeat.
+"""Who works on a ledger: each worker has a lease in it, renewed by a heartbeat, and each cycle that runs.
 
-One of them does everything, under the name `NAME`; others have names of their own, and help it to predict.
+One of them speaks with the labeling tool, under the name `NAME`; others have names of their own, and help it
+to predict or to train.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Self
 from uuid import uuid4
 
-from sqlalchemy import ColumnElement, and_, delete, select, update
+from sqlalchemy import ColumnElement, and_, delete, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -29,6 +30,7 @@ from model.errors import ELNetError
 log = logging.getLogger(__name__)
 
 NAME = "worker"
+PREFILL = "prefill-"  # how the names of those who only predict begin
 HEARTBEAT_S = 5.0
 STANDBY_S = 1.0  # between two looks at whether the lease is free
 STALE_S = 25.0
@@ -113,6 +115,15 @@ class Lease:
                 f"{max(age, 0):.0f} s ago; stop it first (if it is dead, wait {STALE_S:.0f} s)"
             )
 
+    def is_held(self) -> bool:
+        """Whether the ledger still knows this lease.
+
+        Raises:
+            LedgerError: the ledger cannot be had.
+        """
+        with self._ledger.session(write=False) as session:
+            return session.scalar(select(WorkerLease.name).where(self._own())) is not None
+
     def _beat(self) -> None:
         last = time.monotonic()
         while not self._released.wait(HEARTBEAT_S):
@@ -140,10 +151,13 @@ class Lease:
 
 
 def share_of(ledger: Ledger, name: str) -> Share:
-    """What a worker is to predict: the tasks are shared out among those whose heart beats."""
+    """What a worker is to predict: the tasks are shared out among those who do and whose heart beats."""
     alive = WorkerLease.heartbeat_at > utc_now() - timedelta(seconds=STALE_S)
+    predicts = or_(WorkerLease.name == NAME, WorkerLease.name.startswith(PREFILL))
     with ledger.session(write=False) as session:
-        names = session.scalars(select(WorkerLease.name).where(alive).order_by(WorkerLease.name)).all()
+        names = session.scalars(
+            select(WorkerLease.name).where(alive, predicts).order_by(WorkerLease.name)
+        ).all()
     return Share(names.index(name), len(names)) if name in names else WHOLE
 
 

@@ -14,7 +14,7 @@ from active_learning.ports import ImageSource
 from active_learning.predictors import PredictorPool, by_champion
 from active_learning.prefill import MaskPredictor
 from backend.attempts import Attempts
-from backend.lease import Lease, LeaseError, share_of
+from backend.lease import PREFILL, Lease, LeaseError, share_of
 from backend.model_files import predictors_of
 from backend.settings import Settings
 from backend.stopping import stopped_by_signals, work_until
@@ -48,7 +48,7 @@ class PrefillWorker:
         self._images = interruptible(images, self._stop)
         self._predictors = predictors or predictors_of(settings)
         self._attempts = Attempts()
-        self.name = f"prefill-{uuid4().hex[:12]}"
+        self.name = f"{PREFILL}{uuid4().hex[:12]}"
 
     def stop(self) -> None:
         """Ask `run` to end; safe from any thread and from a signal handler."""

@@ -167,7 +167,7 @@ def test_a_stop_leaves_the_step_unfinished(rig: Rig) -> None:
         rig.train(failing(Interrupted()))
     assert rig.cycle.state is CycleState.RUNNING
     assert rig.cycle.seconds == {}
-    assert rig.messages[-1] == "The worker is stopping; this step begins again when it starts."
+    assert rig.messages[-1] == "The worker is stopping; the next one begins this step again."
 
 
 def test_a_stop_while_waiting(rig: Rig) -> None:
