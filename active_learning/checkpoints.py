@@ -26,6 +26,7 @@ from model.errors import ELNetError
 _PARTS: Final = (WEIGHTS, CARD)  # in this order: a card that is there says that the weights are
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _CREDENTIALS: Final = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound")  # botocore's
+_NO_BUCKET: Final = "make the bucket, or name another one in ELNET_FILES"
 
 
 class FilesError(ELNetError):
@@ -51,6 +52,18 @@ class Checkpoints:
         self._shared = shared and shared.rstrip("/")
         self._endpoint = endpoint
 
+    def check(self) -> None:
+        """Make sure that checkpoints can be stored.
+
+        Raises:
+            FilesError, FilesUnavailableError: as `keep`.
+        """
+        if self._shared is None:
+            return
+        with _telling(self._shared, _NO_BUCKET):
+            files, root = self._open(self._shared)
+            files.pipe_file(f"{root}/models/.writable", b"elnet-loop keeps model versions here\n")
+
     def keep(self, folder: Path) -> str:
         """Store a checkpoint for good, and read it back. Safe to repeat.
 
@@ -64,7 +77,7 @@ class Checkpoints:
         if self._shared is None:
             return str(folder)
         address = f"{self._shared}/models/{sha256_of(folder / CARD)}"
-        with _telling(address, "make the bucket, or name another one in ELNET_FILES"):
+        with _telling(address, _NO_BUCKET):
             files, root = self._open(address)
             for name in _PARTS:
                 there, size = f"{root}/{name}", (folder / name).stat().st_size

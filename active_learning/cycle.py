@@ -10,8 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 from dbos import DBOS
 
@@ -63,22 +62,26 @@ def wait_until_idle(timeout_s: float) -> bool:
         return _changed.wait_for(lambda: not _running, timeout_s)
 
 
-@contextmanager
-def _counted(context: CycleContext, cycle_id: int) -> Iterator[None]:
+def enter(context: CycleContext, cycle_id: int) -> bool:
+    """Claim a cycle for this process, which is not idle from now on; False where that cannot be had."""
+    if not context.claims.take(cycle_id):
+        return False
     with _changed:
         _running.add(cycle_id)
-    try:
-        yield
-    finally:
-        context.claims.give_back(cycle_id)
-        with _changed:
-            _running.discard(cycle_id)
-            _changed.notify_all()
+    return True
+
+
+def leave(context: CycleContext, cycle_id: int) -> None:
+    """The cycle does not run here any more."""
+    context.claims.give_back(cycle_id)
+    with _changed:
+        _running.discard(cycle_id)
+        _changed.notify_all()
 
 
 @DBOS.workflow(name="retrain")
 def retrain(cycle_id: int) -> str:
-    """Run a cycle to its end.
+    """Run a cycle that `enter` has claimed to its end.
 
     A step that fails ends the cycle in the ledger, so the workflow itself fails only when the ledger cannot
     be written; `jobs.CycleJobs.work_off` settles that later.
@@ -89,19 +92,25 @@ def retrain(cycle_id: int) -> str:
     context = _context
     if context is None:
         raise RuntimeError("surround() must be called before a workflow starts")
-    with _counted(context, cycle_id):
-        decided = ""
-        for step in ("snapshot", "train", "evaluate", "gate"):
-            decided = _durably(context, step, cycle_id)
-            if decided == ENDED:
-                return ENDED
-        for step in (decided, "recalibrate", "prefill"):
-            if _durably(context, step, cycle_id) == ENDED:
-                return ENDED
-        state, reason = ending(context, cycle_id)  # no step of its own: it may be repeated
-        if Journal(context.ledger, cycle_id).end(state, reason):
-            log.info("cycle %d ended %s: %s", cycle_id, state, reason)
-        return str(state)
+    try:
+        return _run(context, cycle_id)
+    finally:
+        leave(context, cycle_id)
+
+
+def _run(context: CycleContext, cycle_id: int) -> str:
+    decided = ""
+    for step in ("snapshot", "train", "evaluate", "gate"):
+        decided = _durably(context, step, cycle_id)
+        if decided == ENDED:
+            return ENDED
+    for step in (decided, "recalibrate", "prefill"):
+        if _durably(context, step, cycle_id) == ENDED:
+            return ENDED
+    state, reason = ending(context, cycle_id)  # no step of its own: it may be repeated
+    if Journal(context.ledger, cycle_id).end(state, reason):
+        log.info("cycle %d ended %s: %s", cycle_id, state, reason)
+    return str(state)
 
 
 def _durably(context: CycleContext, step: str, cycle_id: int) -> str:

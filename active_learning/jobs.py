@@ -16,7 +16,7 @@ from sqlalchemy import make_url, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from active_learning.context import CycleContext
-from active_learning.cycle import is_idle, retrain, surround, wait_until_idle
+from active_learning.cycle import enter, is_idle, leave, retrain, surround, wait_until_idle
 from active_learning.journal import ACTIVE, TAKEN_OVER, Journal, resumptions, takeovers
 from active_learning.ledger import Cycle, CycleState
 from model.errors import ELNetError
@@ -62,6 +62,7 @@ class CycleJobs:
         config = DBOSConfig(
             name="elnet-loop",
             system_database_url=self._url,
+            application_version="1",  # else DBOS makes one of the code
             executor_id=uuid4().hex,  # DBOS takes up nothing by itself: who runs a cycle is for claims to say
             serializer=DBOSPortableJSONSerializer(),
             enable_otlp=False,
@@ -90,15 +91,14 @@ class CycleJobs:
 
     def _tend(self, cycle_id: int) -> bool:
         """Start a cycle, or go on with it, where nobody runs it."""
-        claims = self._context.claims
-        if not claims.take(cycle_id):
+        if not enter(self._context, cycle_id):
             return False
         started = False
         try:
             started = self._start(cycle_id)
         finally:
             if not started:
-                claims.give_back(cycle_id)
+                leave(self._context, cycle_id)
         return started
 
     def _start(self, cycle_id: int) -> bool:

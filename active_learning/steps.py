@@ -36,6 +36,7 @@ from active_learning.ledger import (
     Snapshot,
     Task,
 )
+from active_learning.ledger.locking import lock_project
 from active_learning.ports import ToolUnavailableError
 from active_learning.snapshot import restore, take
 from active_learning.split import HOLDOUT
@@ -76,7 +77,8 @@ def train(context: CycleContext, journal: Journal) -> Outcome:
     with context.ledger.session(write=False) as session:
         trained = session.get_one(Cycle, journal.cycle_id).challenger_id is not None
     if trained:
-        return _registered(context, journal)
+        return _registered(context, journal, reused=True)
+    context.checkpoints.check()  # rather than after hours of training
     _frozen(context, journal)
     plan = fine_tuning.plan(context, journal.cycle_id)
     reused = fine_tuning.fine_tune(context, journal, plan)
@@ -84,7 +86,9 @@ def train(context: CycleContext, journal: Journal) -> Outcome:
     sha256 = read_card(out).weights_sha256
     address = context.checkpoints.keep(out)  # registered only when every machine can have it
     with context.ledger.session() as session:
-        cycle = session.get_one(Cycle, journal.cycle_id, with_for_update=True)
+        cycle = session.get_one(Cycle, journal.cycle_id)
+        lock_project(session, cycle.project_id)
+        session.refresh(cycle)
         if cycle.challenger_id is None:
             version = registry.register(
                 session,
@@ -96,16 +100,16 @@ def train(context: CycleContext, journal: Journal) -> Outcome:
                 name=plan.version,
             )
             cycle.challenger_id = version.id
-    again = " The checkpoint was finished before the worker was interrupted." if reused else ""
-    return _registered(context, journal, again)
+    return _registered(context, journal, reused=reused)
 
 
-def _registered(context: CycleContext, journal: Journal, more: str = "") -> Outcome:
+def _registered(context: CycleContext, journal: Journal, *, reused: bool) -> Outcome:
     with context.ledger.session(write=False) as session:
         version = _challenger(session, journal.cycle_id)
         parent = session.get_one(ModelVersion, version.parent_id).name if version.parent_id else None
     start = f"from {parent}" if parent else "from the trunk alone"
-    return Outcome(f"Trained {version.name} {start}.{more}", {"version": version.name, "parent": parent})
+    again = " The checkpoint was finished before the worker was interrupted." if reused else ""
+    return Outcome(f"Trained {version.name} {start}.{again}", {"version": version.name, "parent": parent})
 
 
 def evaluate(context: CycleContext, journal: Journal) -> Outcome:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 
 from active_learning.ledger import Ledger
-from backend.lease import HeldError, Lease
+from backend.lease import CYCLE, HeldError, Lease
 
 
 class LeasedClaims:
@@ -34,7 +34,7 @@ class LeasedClaims:
         with self._lock:
             if cycle_id in self._held or (self._slots is not None and len(self._held) >= self._slots):
                 return False
-            lease = Lease(self._ledger, self._lost, f"cycle-{cycle_id}")
+            lease = Lease(self._ledger, self._lost, f"{CYCLE}{cycle_id}")
             try:
                 lease.__enter__()
             except HeldError:

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 NAME = "worker"
 PREFILL = "prefill-"  # how the names of those who only predict begin
+CYCLE = "cycle-"  # and of a cycle that runs
 HEARTBEAT_S = 5.0
 STANDBY_S = 1.0  # between two looks at whether the lease is free
 STALE_S = 25.0
@@ -83,8 +84,7 @@ class Lease:
     def _take(self) -> None:
         try:
             with self._ledger.session() as session:
-                forgotten = utc_now() - timedelta(seconds=FORGET_S)
-                session.execute(delete(WorkerLease).where(WorkerLease.heartbeat_at < forgotten))
+                self._forget(session)
                 mine = select(WorkerLease).where(WorkerLease.name == self._name)
                 held = session.scalar(mine.with_for_update())
                 if held is not None:
@@ -103,8 +103,18 @@ class Lease:
         except IntegrityError as error:  # two workers began in the same moment
             raise HeldError("another worker has just started on this ledger; stop it first") from error
 
+    def _forget(self, session: Session) -> None:
+        """Drop what tells nobody anything: helpers that fell silent long ago, cycles that nobody runs."""
+        forgotten = utc_now() - timedelta(seconds=FORGET_S)
+        session.execute(delete(WorkerLease).where(WorkerLease.heartbeat_at < forgotten))
+        others = WorkerLease.name.startswith(CYCLE), WorkerLease.name != self._name
+        for held in session.scalars(select(WorkerLease).where(*others)).all():
+            if _age(held) >= STALE_S or _is_dead(held):
+                same = WorkerLease.name == held.name, WorkerLease.heartbeat_at == held.heartbeat_at
+                session.execute(delete(WorkerLease).where(*same))
+
     def _refuse_if_alive(self, held: WorkerLease) -> None:
-        age = (utc_now() - held.heartbeat_at).total_seconds()
+        age = _age(held)
         if age >= STALE_S:
             log.warning("taking over from the worker %s on %s, silent for %.0f s", held.pid, held.host, age)
         elif _is_dead(held):
@@ -167,6 +177,11 @@ def _process_space() -> str:
         return str(Path("/proc/self/ns/pid").readlink()).strip("pid:[]")
     except OSError:
         return "-"
+
+
+def _age(held: WorkerLease) -> float:
+    """Seconds since its heartbeat."""
+    return (utc_now() - held.heartbeat_at).total_seconds()
 
 
 def _is_dead(held: WorkerLease) -> bool:

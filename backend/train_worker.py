@@ -18,6 +18,7 @@ from backend.lease import Lease, LeaseError
 from backend.model_files import checkpoints_of, predictors_of
 from backend.settings import Settings, SettingsError
 from backend.stopping import stopped_by_signals, work_until
+from model.checkpoint import load_trunk
 
 log = logging.getLogger(__name__)
 
@@ -80,8 +81,17 @@ class TrainWorker:
         Raises:
             LeaseError: the ledger was out of reach for so long that this worker counts as dead.
             LedgerError: the ledger cannot be had, or is of another version.
+            WeightsError: the trunk's weights are not on this machine.
+            FilesError: what it trains could not be stored.
         """
         self._ledger.check()
+        load_trunk(self._settings.trunk)  # a machine that cannot train must take no cycle
+        self._context.checkpoints.check()
+        if self._settings.files is None:
+            log.warning(
+                "ELNET_FILES is not set: other machines find what is trained here only where they mount %s",
+                self._context.folder,
+            )
         with stopped_by_signals(self._stop), Lease(self._ledger, self._lose, self.name), self._jobs:
             log.info("%s started on %r", self.name, self._ledger)
             work_until(self._stop, self._start_cycles, self._settings.poll_s)

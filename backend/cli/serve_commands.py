@@ -60,6 +60,8 @@ def worker(
     from backend.train_worker import TrainWorker
     from backend.worker import Worker
 
+    if standby and queues in {Queues.PREFILL, Queues.TRAIN}:
+        raise typer.BadParameter(f"any number of workers take {queues}: none needs to stand by")
     settings = load_settings()
     start_logging(settings)
     images = MediaStore.from_settings(settings)

@@ -292,8 +292,16 @@ def test_processes_of_a_machine_fetch_a_checkpoint_once(s3: Any, made: Path, tmp
 
 
 def test_a_bucket_that_is_absent(s3: Any, made: Path) -> None:
-    with pytest.raises(FilesError, match=r"bucket does not exist.*ELNET_FILES"):
-        Checkpoints("s3://no-such-bucket", s3.endpoint).keep(made)
+    for store in (lambda shared: shared.keep(made), Checkpoints.check):
+        with pytest.raises(FilesError, match=r"bucket does not exist.*ELNET_FILES"):
+            store(Checkpoints("s3://no-such-bucket", s3.endpoint))
+
+
+def test_what_can_be_written_is_told_beforehand(place: Place) -> None:
+    place.checkpoints.check()
+    place.checkpoints.check()
+    assert place.listed() == ["models/.writable"]
+    Checkpoints().check()
 
 
 def test_absent_credentials(s3: Any, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sqlalchemy import func, select
 
-from active_learning import fine_tuning, steps, triggers
+from active_learning import fine_tuning, registry, steps, triggers
 from active_learning.checkpoints import Checkpoints
 from active_learning.context import CycleContext
 from active_learning.journal import CycleEndedError, Journal
@@ -150,6 +150,25 @@ def test_train_twice_trains_and_registers_once(rig: Rig, monkeypatch: pytest.Mon
     outcome = rig.run("train")
     assert rig.count(ModelVersion) == 1
     assert outcome.message.endswith("The checkpoint was finished before the worker was interrupted.")
+
+
+def test_the_challenger_that_was_registered_first_stays(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when two workers train, because one of them was taken for dead."""
+    rig.run("snapshot")
+    tune = fine_tuning.fine_tune
+
+    def overtaken(context: CycleContext, journal: Journal, plan: fine_tuning.Plan) -> bool:
+        reused = tune(context, journal, plan)
+        with rig.loop.ledger.session() as session:
+            cycle = session.get_one(Cycle, journal.cycle_id)
+            first = registry.register(session, cycle.project, "elsewhere", "1" * 64, name=plan.version)
+            cycle.challenger_id = first.id
+        return reused
+
+    monkeypatch.setattr(fine_tuning, "fine_tune", overtaken)
+    assert rig.run("train").message == "Trained elnet-0001 from the trunk alone."
+    assert rig.count(ModelVersion) == 1
+    assert rig.challenger.path == "elsewhere"
 
 
 def test_evaluate_the_first(rig: Rig) -> None:

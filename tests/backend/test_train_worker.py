@@ -29,8 +29,9 @@ from active_learning.ledger import (
     WorkerLease,
 )
 from backend import lease as leases
-from backend.settings import Settings, SettingsError
+from backend.settings import MediaSettings, Settings, SettingsError
 from backend.train_worker import TrainWorker
+from model.errors import ELNetError
 from tests.backend import worker_process as process
 
 ROOT = Path(__file__).parents[2]
@@ -176,6 +177,21 @@ def test_a_worker_that_is_stopped_hands_its_cycle_over_at_once(machines: Machine
     machines.until(lambda: machines.runners().get(first) == idle, 30)
     assert time.monotonic() - stopped < leases.STALE_S / 2
     assert one.wait(30) == 0
+
+
+@pytest.mark.parametrize("lacking", ["weights", "bucket"])
+def test_a_machine_that_cannot_train_takes_no_cycle(
+    machines: Machines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacking: str
+) -> None:
+    monkeypatch.setenv("ELNET_HOME", str(tmp_path / "bare"))
+    machines.request()
+    nothing: Any = None
+    values = {"weights": {}, "bucket": {"trunk": "random-nano", "files": "s3://no-such-bucket"}}[lacking]
+    endpoint = MediaSettings(s3_endpoint=machines.environment["ELNET_MEDIA__S3_ENDPOINT"])
+    worker = TrainWorker(Settings(state=tmp_path, media=endpoint, **values), machines.ledger, nothing)
+    with pytest.raises(ELNetError, match={"weights": "elnet weights", "bucket": "ELNET_FILES"}[lacking]):
+        worker.run()
+    assert machines.runners() == {}
 
 
 def test_sqlite_is_for_one_worker(ledger: Ledger, tmp_path: Path) -> None:
