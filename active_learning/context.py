@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
 from active_learning import prefill
+from active_learning.checkpoints import Checkpoints
+from active_learning.claims import Claims, SoleClaims
 from active_learning.ledger import Ledger
 from active_learning.ports import ImageSource, LabelingTool
 from active_learning.predictors import PredictorPool, by_champion
@@ -36,24 +38,29 @@ class CycleContext:
     """The surroundings of the cycles in one worker.
 
     Attributes:
+        tool: None: another worker speaks with it, and predicts.
         folder: holds snapshots/, models/cycle-<id>/ (-<n> when resumed) and cycles/<id>/.
+        checkpoints: where those of model versions are kept.
         training: defaults of `model.training.TrainConfig`; a project's own settings go before them.
         allowance: what a training may take of this machine.
         patience_s: how long a step waits for a labeling tool that does not answer.
         share: of every project's tasks, that this worker predicts.
+        claims: on the cycles that it runs.
         stop: set when the worker is to stop.
     """
 
     ledger: Ledger
     images: ImageSource
-    tool: LabelingTool
+    tool: LabelingTool | None
     predictors: PredictorPool
     folder: Path
     device: str = "auto"
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
     training: Mapping[str, Any] = field(default_factory=dict)
     allowance: Allowance = UNLIMITED
     patience_s: float = 900.0
     share: Callable[[], Share] = lambda: WHOLE
+    claims: Claims = field(default_factory=SoleClaims)
     stop: threading.Event = field(default_factory=threading.Event)
     _upkeep: defaultdict[int, Upkeep] = field(default_factory=lambda: defaultdict(Upkeep), repr=False)
     _locks: defaultdict[tuple[Duty, int], threading.Lock] = field(

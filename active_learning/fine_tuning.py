@@ -16,7 +16,7 @@ from active_learning.journal import Journal, resumptions
 from active_learning.ledger import Cycle, ModelVersion, Project, Snapshot
 from active_learning.ledger.failures import LedgerError
 from active_learning.training_process import run_training
-from model.checkpoint import CheckpointError, load_checkpoint, read_card
+from model.checkpoint import CheckpointError, ModelCard, load_checkpoint, read_card
 from model.hiera import Mode
 from model.scalars import can_write
 
@@ -30,15 +30,14 @@ class Plan:
     Attributes:
         data: the snapshot's training side.
         out: the checkpoint's folder.
-        init: the checkpoint that training starts from; None: the trunk alone.
-        parent: the name of that model version, and `parent_id` its id.
+        parent: the name of the model version that training starts from, and `parent_id` its id; None: from
+            the trunk alone.
         version: the name of the model version to be.
         config: fields of `model.training.TrainConfig`.
     """
 
     data: str
     out: str
-    init: str | None
     parent: str | None
     parent_id: int | None
     version: str
@@ -60,13 +59,14 @@ def plan(context: CycleContext, cycle_id: int) -> Plan:
     if kept is not None and kept.data == data:
         return kept
     config = {**context.training, **project.training, "device": context.device}
-    parent = champion if champion is not None and _fits(champion, project, config) else None
+    parent = None
+    if champion is not None and _fits(read_card(context.checkpoints.local(champion)), project, config):
+        parent = champion
     if parent is None and config.get("mode") is None:
         config["mode"] = MODE
     made = Plan(
         data=data,
         out=str(context.folder / "models" / f"cycle-{cycle_id}{attempt}"),
-        init=parent.path if parent else None,
         parent=parent.name if parent else None,
         parent_id=parent.id if parent else None,
         version=version,
@@ -104,8 +104,10 @@ def fine_tune(context: CycleContext, journal: Journal, planned: Plan) -> bool:
     arguments += ["--state", str(_folder(context, journal.cycle_id) / "training.state")]
     if can_write():
         arguments += ["--tensorboard", str(_folder(context, journal.cycle_id) / "tensorboard")]
-    if planned.init is not None:
-        arguments += ["--init", planned.init]
+    if planned.parent_id is not None:
+        with context.ledger.session(write=False) as session:
+            parent = session.get_one(ModelVersion, planned.parent_id)
+        arguments += ["--init", str(context.checkpoints.local(parent))]
 
     def check() -> None:
         context.check()
@@ -138,12 +140,11 @@ def _read(path: Path) -> Plan | None:
         return None
 
 
-def _fits(champion: ModelVersion, project: Project, config: Mapping[str, Any]) -> bool:
-    """Whether training can start from the champion: the same classes, the same trunk, mode and scale.
+def _fits(card: ModelCard, project: Project, config: Mapping[str, Any]) -> bool:
+    """Whether training can start from a champion: the same classes, the same trunk, mode and scale.
 
     And it must take coarse masks where training is to show them.
     """
-    card = read_card(Path(champion.path))
     if config.get("prompted") and not card.architecture.get("prompt"):
         return False
     asked = {name: config[name] for name in ("trunk", "mode", "scale") if config.get(name) is not None}

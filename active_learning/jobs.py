@@ -7,22 +7,23 @@ stores is JSON (its default would pickle).
 from __future__ import annotations
 
 import logging
+import socket
 from typing import Self
+from uuid import uuid4
 
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetWorkflowID, error
 from sqlalchemy import make_url, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from active_learning.context import CycleContext
-from active_learning.cycle import retrain, surround, wait_until_idle
-from active_learning.journal import ACTIVE, Journal, resumptions
+from active_learning.cycle import enter, is_idle, leave, retrain, surround, wait_until_idle
+from active_learning.journal import ACTIVE, TAKEN_OVER, Journal, resumptions, takeovers
 from active_learning.ledger import Cycle, CycleState
 from model.errors import ELNetError
 
 log = logging.getLogger(__name__)
 
-APPLICATION_VERSION = "1"  # raise it when the order of steps changes: workflows under way then begin anew
-EXECUTOR = "embedded"  # the one worker of a ledger: each start recovers what the one before it left
+MAX_TAKEOVERS = 20  # a cycle that brings its worker down each time is given up
 STOP_S = 12.0
 _UNDER_WAY = ("DELAYED", "ENQUEUED", "PENDING")
 
@@ -51,7 +52,7 @@ class CycleJobs:
         self.stop()
 
     def start(self) -> None:
-        """Launch DBOS; workflows that the last worker left unfinished go on after their last finished step.
+        """Launch DBOS.
 
         Raises:
             CycleRunningError: a worker runs in this process already.
@@ -61,8 +62,8 @@ class CycleJobs:
         config = DBOSConfig(
             name="elnet-loop",
             system_database_url=self._url,
-            application_version=APPLICATION_VERSION,
-            executor_id=EXECUTOR,
+            application_version="1",  # else DBOS makes one of the code
+            executor_id=uuid4().hex,  # DBOS takes up nothing by itself: who runs a cycle is for claims to say
             serializer=DBOSPortableJSONSerializer(),
             enable_otlp=False,
             log_level="ERROR",
@@ -79,7 +80,7 @@ class CycleJobs:
             raise JobsError(f"the jobs database {where} cannot be used: {reason}") from fault
 
     def work_off(self) -> int:
-        """Start the workflows of requested cycles, and end cycles whose workflow is lost.
+        """Start requested cycles, go on with those whose worker is gone, end those whose workflow is lost.
 
         Returns:
             How many workflows were started.
@@ -89,35 +90,49 @@ class CycleJobs:
         return sum(self._tend(cycle_id) for cycle_id in active)
 
     def _tend(self, cycle_id: int) -> bool:
-        with self._context.ledger.session(write=False) as session:
-            attempts = [_workflow_id(cycle_id, n) for n in range(resumptions(session, cycle_id) + 1)]
-        for earlier in attempts[:-1]:  # one that has not heard of its cancellation yet goes on, or ends
-            status = DBOS.get_workflow_status(earlier)
-            if status is not None and status.status in _UNDER_WAY:
-                return False
-        workflow_id = attempts[-1]
-        workflow = DBOS.get_workflow_status(workflow_id)
-        if workflow is not None and workflow.status in _UNDER_WAY:
-            if workflow.app_version in (None, APPLICATION_VERSION):
-                return False
-            # Left by another version of the code. The ledger knows its finished steps: nothing is done twice.
-            log.info("cycle %d was begun by another version of elnet-loop and starts anew", cycle_id)
-            DBOS.delete_workflow(workflow_id)
-            workflow = None
-        if workflow is not None:
-            died = workflow.status == "MAX_RECOVERY_ATTEMPTS_EXCEEDED"
-            why = "its worker died over it again and again" if died else "see the worker's log"
-            reason = f"the workflow ended {workflow.status} before the cycle did: {why}"
-            if Journal(self._context.ledger, cycle_id).end(CycleState.FAILED, reason):
-                log.error("cycle %d failed: %s", cycle_id, reason)
+        """Start a cycle, or go on with it, where nobody runs it."""
+        if not enter(self._context, cycle_id):
             return False
-        with SetWorkflowID(workflow_id):
+        started = False
+        try:
+            started = self._start(cycle_id)
+        finally:
+            if not started:
+                leave(self._context, cycle_id)
+        return started
+
+    def _start(self, cycle_id: int) -> bool:
+        """Start the workflow of a cycle that is ours; False where there is nothing to run."""
+        journal = Journal(self._context.ledger, cycle_id)
+        with self._context.ledger.session(write=False) as session:
+            if session.get_one(Cycle, cycle_id).state not in ACTIVE:
+                return False  # whoever held it has just ended it
+            resumed, taken = resumptions(session, cycle_id), takeovers(session, cycle_id)
+        workflow = DBOS.get_workflow_status(_workflow_id(cycle_id, resumed, taken))
+        if workflow is not None:
+            reason = ""
+            if workflow.status not in _UNDER_WAY:
+                reason = f"the workflow ended {workflow.status} before the cycle did: see the worker's log"
+            elif taken >= MAX_TAKEOVERS:
+                reason = "its worker died over it again and again: see the worker's log"
+            if reason:
+                if journal.end(CycleState.FAILED, reason):
+                    log.error("cycle %d failed: %s", cycle_id, reason)
+                return False
+            journal.note(TAKEN_OVER, f"The worker is gone; {socket.gethostname()} goes on.")
+            taken += 1
+        with SetWorkflowID(_workflow_id(cycle_id, resumed, taken)):
             DBOS.start_workflow(retrain, cycle_id)
-        log.info("cycle %d started", cycle_id)
+        log.info("cycle %d %s", cycle_id, "goes on" if taken else "started")
         return True
 
+    @property
+    def idle(self) -> bool:
+        """Whether no cycle runs here."""
+        return is_idle()
+
     def stop(self) -> None:
-        """Interrupt running steps, which go on at the next start, and shut DBOS down."""
+        """Interrupt running steps, which go on with the next worker, and shut DBOS down."""
         self._context.stop.set()
         if not wait_until_idle(STOP_S):
             log.warning("a cycle did not stop within %.0f s; it goes on at the next start", STOP_S)
@@ -128,6 +143,10 @@ class CycleJobs:
         surround(None)
 
 
-def _workflow_id(cycle_id: int, resumed: int) -> str:
-    """Each resumption is a workflow of its own: one that has ended cannot go on."""
-    return f"cycle-{cycle_id}" + (f"-{resumed}" if resumed else "")
+def _workflow_id(cycle_id: int, resumed: int, taken: int) -> str:
+    """Each resumption and each worker has a workflow of its own.
+
+    One that has ended cannot go on, and one whose worker is dead, or only seems so, is left alone. The ledger
+    tells what is done already.
+    """
+    return f"cycle-{cycle_id}" + (f"-{resumed}" if resumed else "") + (f".{taken}" if taken else "")

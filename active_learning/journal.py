@@ -16,6 +16,7 @@ from model.errors import ELNetError
 
 ACTIVE = (CycleState.REQUESTED, CycleState.RUNNING)
 RESUMED = "resumed"  # the step of the event that says so
+TAKEN_OVER = "taken over"
 
 
 class CycleEndedError(ELNetError):
@@ -26,6 +27,14 @@ def resumptions(session: Session, cycle_id: int) -> int:
     """How often somebody has resumed a cycle that had failed or was cancelled."""
     resumed = select(func.count()).where(CycleEvent.cycle_id == cycle_id, CycleEvent.step == RESUMED)
     return session.scalar(resumed) or 0
+
+
+def takeovers(session: Session, cycle_id: int) -> int:
+    """How often, since it was last resumed, a worker has gone on with what another one had left."""
+    mine = CycleEvent.cycle_id == cycle_id
+    last = select(func.coalesce(func.max(CycleEvent.id), 0)).where(mine, CycleEvent.step == RESUMED)
+    since = CycleEvent.id > last.scalar_subquery()
+    return session.scalar(select(func.count()).where(mine, CycleEvent.step == TAKEN_OVER, since)) or 0
 
 
 class Journal:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from active_learning.checkpoints import Checkpoints
 from active_learning.inference import MaskPredictor, PrefillError
 from active_learning.ledger import Ledger, ModelVersion, Project
 from model.predictor import Predictor
@@ -18,12 +19,20 @@ class PredictorPool:
         device: "auto", "cpu" or "cuda".
         batch_size: tiles that go through the network at a time.
         flips: views that a prediction is the mean of, see `model.predictor.Predictor`.
+        locate: the folder of a version's checkpoint; default: of one that is kept where it was made.
     """
 
-    def __init__(self, device: str = "auto", batch_size: int = 8, flips: int = 1) -> None:
+    def __init__(
+        self,
+        device: str = "auto",
+        batch_size: int = 8,
+        flips: int = 1,
+        locate: Callable[[ModelVersion], Path] | None = None,
+    ) -> None:
         self.device = device
         self.batch_size = batch_size
         self.flips = flips
+        self._locate = locate or Checkpoints().local
         self._loaded: dict[int, Predictor] = {}
         self._lock = threading.Lock()
 
@@ -31,12 +40,13 @@ class PredictorPool:
         """The predictor of a model version, loaded at the first call.
 
         Raises:
-            model.errors.ELNetError: its checkpoint is gone or damaged.
+            model.errors.ELNetError: its checkpoint is gone, damaged, or cannot be fetched.
         """
         with self._lock:
             predictor = self._loaded.get(version.id)
             if predictor is None:
-                predictor = Predictor(Path(version.path), self.device, self.batch_size, flips=self.flips)
+                folder = self._locate(version)
+                predictor = Predictor(folder, self.device, self.batch_size, flips=self.flips)
                 self._loaded[version.id] = predictor
             return predictor
 

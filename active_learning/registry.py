@@ -47,7 +47,7 @@ def find(session: Session, project: Project, name: str) -> ModelVersion:
 def register(
     session: Session,
     project: Project,
-    path: Path,
+    path: Path | str,
     sha256: str,
     snapshot: Snapshot | None = None,
     parent: ModelVersion | None = None,
@@ -60,7 +60,7 @@ def register(
     Args:
         session: a writing session; the caller commits.
         project: the project.
-        path: the checkpoint's folder.
+        path: the checkpoint's folder or address, see `active_learning.checkpoints`.
         sha256: of its weights, 64 hexadecimal digits.
         snapshot: what it was trained on.
         parent: the version that it started from.

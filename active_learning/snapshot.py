@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import LargeBinary, select, type_coerce
 from sqlalchemy.orm import Session
 
+from active_learning.ledger import Ledger
 from active_learning.ledger.locking import lock_project
 from active_learning.ledger.tables import (
     HoldoutScene,
@@ -110,6 +111,44 @@ def take(session: Session, project: Project, images: ImageSource, folder: Path) 
         session.add(snapshot)
         session.flush()
     return snapshot
+
+
+def restore(ledger: Ledger, snapshot: Snapshot, images: ImageSource, folder: Path) -> Path:
+    """The files of a snapshot; written out again from labels and images where this machine lacks them.
+
+    Args:
+        ledger: keeps every label for good.
+        snapshot: of the ledger.
+        images: the pixels.
+        folder: where snapshots are kept; made if absent.
+
+    Returns:
+        folder / sha256, see `snapshot_files`.
+
+    Raises:
+        SnapshotError: an image is gone or shows something else by now, or the folder cannot be written.
+        ToolUnavailableError: the labeling tool that keeps the images does not answer.
+    """
+    final, manifest = folder / snapshot.sha256, snapshot.manifest
+    if final.is_dir():
+        return final
+    try:
+        with workshop(folder, f"{snapshot.project_id}-again") as place:
+            for entry in [*manifest[TRAIN], *manifest[HOLDOUT]]:
+                raster = images.open(entry["image_uri"])
+                with ledger.session(write=False) as session:
+                    drawn = select(type_coerce(Label.masks, LargeBinary)).where(Label.id == entry["label_id"])
+                    masks = decode_masks(session.scalars(drawn).one())
+                made = render(place / WORK, entry["stem"], raster, masks, manifest["classes"])
+                if made["image_sha256"] != entry["image_sha256"]:
+                    raise SnapshotError(f"{entry['image_uri']} shows something else by now")
+            publish(place, manifest, snapshot.sha256, final)
+    except (OSError, RasterError, ImageUnavailableError, SnapshotError) as error:
+        raise SnapshotError(
+            f"the snapshot {snapshot.sha256[:12]} is not on this machine, and cannot be written again below "
+            f"{folder}: {error}; ask for a new cycle (`elnet retrain`)"
+        ) from error
+    return final
 
 
 def export(session: Session, project: Project, images: ImageSource, folder: Path) -> Export:

@@ -36,8 +36,10 @@ from active_learning.ledger import (
     Snapshot,
     Task,
 )
+from active_learning.ledger.locking import lock_project
 from active_learning.ports import ToolUnavailableError
-from active_learning.snapshot import take
+from active_learning.snapshot import restore, take
+from active_learning.split import HOLDOUT
 from model.checkpoint import read_card
 
 PROMOTE, CHALLENGE, REJECT = "promote", "challenge", "reject"
@@ -68,28 +70,46 @@ def snapshot(context: CycleContext, journal: Journal) -> Outcome:
 
 
 def train(context: CycleContext, journal: Journal) -> Outcome:
-    """Fine-tune in a child process and register the result as the challenger."""
+    """Fine-tune in a child process and register the result as the challenger.
+
+    What was registered first stays, also where a worker that was taken for dead goes on for a moment.
+    """
+    with context.ledger.session(write=False) as session:
+        trained = session.get_one(Cycle, journal.cycle_id).challenger_id is not None
+    if trained:
+        return _registered(context, journal, reused=True)
+    context.checkpoints.check()  # rather than after hours of training
+    _frozen(context, journal)
     plan = fine_tuning.plan(context, journal.cycle_id)
     reused = fine_tuning.fine_tune(context, journal, plan)
     out = Path(plan.out)
     sha256 = read_card(out).weights_sha256
+    address = context.checkpoints.keep(out)  # registered only when every machine can have it
     with context.ledger.session() as session:
         cycle = session.get_one(Cycle, journal.cycle_id)
-        version = registry.register(
-            session,
-            cycle.project,
-            out,
-            sha256,
-            snapshot=session.get_one(Snapshot, cycle.snapshot_id),
-            parent=session.get(ModelVersion, plan.parent_id) if plan.parent_id else None,
-            name=plan.version,
-        )
-        cycle.challenger_id = version.id
-    start = f"from {plan.parent}" if plan.parent else "from the trunk alone"
+        lock_project(session, cycle.project_id)
+        session.refresh(cycle)
+        if cycle.challenger_id is None:
+            version = registry.register(
+                session,
+                cycle.project,
+                address,
+                sha256,
+                snapshot=session.get_one(Snapshot, cycle.snapshot_id),
+                parent=session.get(ModelVersion, plan.parent_id) if plan.parent_id else None,
+                name=plan.version,
+            )
+            cycle.challenger_id = version.id
+    return _registered(context, journal, reused=reused)
+
+
+def _registered(context: CycleContext, journal: Journal, *, reused: bool) -> Outcome:
+    with context.ledger.session(write=False) as session:
+        version = _challenger(session, journal.cycle_id)
+        parent = session.get_one(ModelVersion, version.parent_id).name if version.parent_id else None
+    start = f"from {parent}" if parent else "from the trunk alone"
     again = " The checkpoint was finished before the worker was interrupted." if reused else ""
-    return Outcome(
-        f"Trained {version.name} {start}.{again}", {"version": version.name, "parent": plan.parent}
-    )
+    return Outcome(f"Trained {version.name} {start}.{again}", {"version": version.name, "parent": parent})
 
 
 def evaluate(context: CycleContext, journal: Journal) -> Outcome:
@@ -103,16 +123,17 @@ def evaluate(context: CycleContext, journal: Journal) -> Outcome:
         classes = list(cycle.project.classes)
         challenger = session.get_one(ModelVersion, cycle.challenger_id)
         champion = cycle.project.champion
-        sha256 = session.get_one(Snapshot, cycle.snapshot_id).sha256
     if champion is not None and champion.id == challenger.id:
         raise evaluation.EvaluationError(
             f"{champion.name} has been promoted by hand; nothing is left to judge"
         )
-    holdout = context.folder / "snapshots" / sha256 / "holdout"
+    frozen = _frozen(context, journal)
 
     def judge(version: ModelVersion) -> dict[str, Any]:
         predictor = context.predictors.get(version)
-        scores = evaluation.evaluate(predictor, holdout, classes, each=lambda: _check(context, journal))
+        scores = evaluation.evaluate(
+            predictor, frozen / HOLDOUT, classes, each=lambda: _check(context, journal)
+        )
         journal.note(
             "evaluate",
             f"{version.name} reaches IoU {scores['fg_iou']:.3f} over all pixels of {_images(scores['n'])}.",
@@ -121,7 +142,7 @@ def evaluate(context: CycleContext, journal: Journal) -> Outcome:
         )
         return scores
 
-    metrics = {**judge(challenger), "snapshot": sha256, "champion": None}
+    metrics = {**judge(challenger), "snapshot": frozen.name, "champion": None}
     metrics["fault"] = evaluation.fault_on_foreign(context.predictors.get(challenger))
     if champion is not None:
         metrics["champion"] = {"name": champion.name, **judge(champion)}
@@ -215,6 +236,8 @@ def predict_again(context: CycleContext, journal: Journal) -> Outcome:
     """
     with context.ledger.session(write=False) as session:
         project_id = _project(session, journal.cycle_id).id
+    if context.tool is None:
+        return Outcome("What is unlabelled is left to the workers that predict.")
     pushed, later, told = 0, "", 0.0
     try:
         stored = True
@@ -298,6 +321,13 @@ def _check(context: CycleContext, journal: Journal) -> None:
 
 def _project(session: Session, cycle_id: int) -> Project:
     return session.get_one(Cycle, cycle_id).project
+
+
+def _frozen(context: CycleContext, journal: Journal) -> Path:
+    """The folder of the cycle's snapshot, which another machine may have taken."""
+    with context.ledger.session(write=False) as session:
+        taken = session.get_one(Snapshot, session.get_one(Cycle, journal.cycle_id).snapshot_id)
+    return restore(context.ledger, taken, context.images, context.folder / "snapshots")
 
 
 def _challenger(session: Session, cycle_id: int) -> ModelVersion:

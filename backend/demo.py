@@ -33,6 +33,7 @@ from active_learning.ledger import (
 from backend.demo_comparison import DemoTurn, DemoVersion, compare
 from backend.demo_data import DemoImage, prepare
 from backend.label_studio import LabelStudio
+from backend.model_files import checkpoints_of
 from backend.oracle import OracleAnnotator, Touched
 from backend.projects import create
 from backend.report import CycleReport, table_of, write_report
@@ -335,7 +336,8 @@ class Demo:
         serving: str | None = None
         path: Path | None = None
         if cycle.state is CycleState.PROMOTED:
-            serving, path = challenger.name, Path(challenger.path)
+            checkpoints = checkpoints_of(self._stack.settings)
+            serving, path = challenger.name, checkpoints.local(challenger)
         elif before is not None:
             serving, path = before.serving, before.path
         gate_iou = float(challenger.metrics["fg_iou"])

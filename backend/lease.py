@@ -1,6 +1,7 @@
-"""Who works on a ledger: each worker has a lease in it, renewed by a heartbeat.
+"""Who works on a ledger: each worker has a lease in it, renewed by a heartbeat, and each cycle that runs.
 
-One of them does everything, under the name `NAME`; others have names of their own, and help it to predict.
+One of them speaks with the labeling tool, under the name `NAME`; others have names of their own, and help it
+to predict or to train.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Self
 from uuid import uuid4
 
-from sqlalchemy import ColumnElement, and_, delete, select, update
+from sqlalchemy import ColumnElement, and_, delete, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -29,6 +30,8 @@ from model.errors import ELNetError
 log = logging.getLogger(__name__)
 
 NAME = "worker"
+PREFILL = "prefill-"  # how the names of those who only predict begin
+CYCLE = "cycle-"  # and of a cycle that runs
 HEARTBEAT_S = 5.0
 STANDBY_S = 1.0  # between two looks at whether the lease is free
 STALE_S = 25.0
@@ -81,8 +84,7 @@ class Lease:
     def _take(self) -> None:
         try:
             with self._ledger.session() as session:
-                forgotten = utc_now() - timedelta(seconds=FORGET_S)
-                session.execute(delete(WorkerLease).where(WorkerLease.heartbeat_at < forgotten))
+                self._forget(session)
                 mine = select(WorkerLease).where(WorkerLease.name == self._name)
                 held = session.scalar(mine.with_for_update())
                 if held is not None:
@@ -101,8 +103,18 @@ class Lease:
         except IntegrityError as error:  # two workers began in the same moment
             raise HeldError("another worker has just started on this ledger; stop it first") from error
 
+    def _forget(self, session: Session) -> None:
+        """Drop what tells nobody anything: helpers that fell silent long ago, cycles that nobody runs."""
+        forgotten = utc_now() - timedelta(seconds=FORGET_S)
+        session.execute(delete(WorkerLease).where(WorkerLease.heartbeat_at < forgotten))
+        others = WorkerLease.name.startswith(CYCLE), WorkerLease.name != self._name
+        for held in session.scalars(select(WorkerLease).where(*others)).all():
+            if _age(held) >= STALE_S or _is_dead(held):
+                same = WorkerLease.name == held.name, WorkerLease.heartbeat_at == held.heartbeat_at
+                session.execute(delete(WorkerLease).where(*same))
+
     def _refuse_if_alive(self, held: WorkerLease) -> None:
-        age = (utc_now() - held.heartbeat_at).total_seconds()
+        age = _age(held)
         if age >= STALE_S:
             log.warning("taking over from the worker %s on %s, silent for %.0f s", held.pid, held.host, age)
         elif _is_dead(held):
@@ -112,6 +124,15 @@ class Lease:
                 f"a worker already runs on this ledger: host {held.host}, pid {held.pid}, last heard of "
                 f"{max(age, 0):.0f} s ago; stop it first (if it is dead, wait {STALE_S:.0f} s)"
             )
+
+    def is_held(self) -> bool:
+        """Whether the ledger still knows this lease.
+
+        Raises:
+            LedgerError: the ledger cannot be had.
+        """
+        with self._ledger.session(write=False) as session:
+            return session.scalar(select(WorkerLease.name).where(self._own())) is not None
 
     def _beat(self) -> None:
         last = time.monotonic()
@@ -140,10 +161,13 @@ class Lease:
 
 
 def share_of(ledger: Ledger, name: str) -> Share:
-    """What a worker is to predict: the tasks are shared out among those whose heart beats."""
+    """What a worker is to predict: the tasks are shared out among those who do and whose heart beats."""
     alive = WorkerLease.heartbeat_at > utc_now() - timedelta(seconds=STALE_S)
+    predicts = or_(WorkerLease.name == NAME, WorkerLease.name.startswith(PREFILL))
     with ledger.session(write=False) as session:
-        names = session.scalars(select(WorkerLease.name).where(alive).order_by(WorkerLease.name)).all()
+        names = session.scalars(
+            select(WorkerLease.name).where(alive, predicts).order_by(WorkerLease.name)
+        ).all()
     return Share(names.index(name), len(names)) if name in names else WHOLE
 
 
@@ -153,6 +177,11 @@ def _process_space() -> str:
         return str(Path("/proc/self/ns/pid").readlink()).strip("pid:[]")
     except OSError:
         return "-"
+
+
+def _age(held: WorkerLease) -> float:
+    """Seconds since its heartbeat."""
+    return (utc_now() - held.heartbeat_at).total_seconds()
 
 
 def _is_dead(held: WorkerLease) -> bool:

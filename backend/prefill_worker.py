@@ -14,7 +14,8 @@ from active_learning.ports import ImageSource
 from active_learning.predictors import PredictorPool, by_champion
 from active_learning.prefill import MaskPredictor
 from backend.attempts import Attempts
-from backend.lease import Lease, LeaseError, share_of
+from backend.lease import PREFILL, Lease, LeaseError, share_of
+from backend.model_files import predictors_of
 from backend.settings import Settings
 from backend.stopping import stopped_by_signals, work_until
 
@@ -24,7 +25,7 @@ log = logging.getLogger(__name__)
 class PrefillWorker:
     """Predicts its share of every project's images, each project for a turn, and routes them.
 
-    Where the checkpoints lie must have the same path here as where the other worker writes them.
+    It finds the checkpoints by `files` of the settings; without that, under the path where they were made.
 
     Args:
         settings: as the other worker's, but for the device.
@@ -45,9 +46,9 @@ class PrefillWorker:
         self._stop = threading.Event()
         self._lost_lease = False
         self._images = interruptible(images, self._stop)
-        self._predictors = predictors or PredictorPool(settings.device, settings.batch_size, settings.flips)
+        self._predictors = predictors or predictors_of(settings)
         self._attempts = Attempts()
-        self.name = f"prefill-{uuid4().hex[:12]}"
+        self.name = f"{PREFILL}{uuid4().hex[:12]}"
 
     def stop(self) -> None:
         """Ask `run` to end; safe from any thread and from a signal handler."""

@@ -33,15 +33,13 @@ class ResidentPredictors:
         """The predictor of a model version.
 
         Raises:
-            model.errors.ELNetError: its checkpoint is gone or damaged.
+            model.errors.ELNetError: its checkpoint is gone, damaged, or cannot be fetched.
         """
         with self._lock:
             if self._pool is None:
-                from active_learning.predictors import PredictorPool
+                from backend.model_files import predictors_of
 
-                self._pool = PredictorPool(
-                    self._settings.device, self._settings.batch_size, self._settings.flips
-                )
+                self._pool = predictors_of(self._settings)
         with self._ledger.session(write=False) as session:
             serving = {champion for champion in session.scalars(select(Project.champion_id)) if champion}
         self._pool.keep(serving | {version.id})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -202,6 +203,7 @@ class Settings(BaseSettings):
 
     state: Path = Field(default_factory=lambda: user_data_path("elnet"))  # ledger, models, media, secrets
     database_url: str | None = None  # default: SQLite in the state folder
+    files: str | None = None  # that machines share: a folder or s3://bucket/prefix; default: the state folder
     device: Literal["auto", "cpu", "cuda"] = "auto"
     trunk: str = "sam2-hiera-tiny"
     batch_size: int = Field(default=8, ge=1)
@@ -215,6 +217,13 @@ class Settings(BaseSettings):
     media: MediaSettings = MediaSettings()
     trainer: TrainerSettings = TrainerSettings()
     loop: LoopSettings = LoopSettings()
+
+    @field_validator("files")
+    @classmethod
+    def _folder_or_s3(cls, value: str | None) -> str | None:
+        if value is not None and "://" in value and not re.match(r"s3://[^/]", value):
+            raise ValueError(f"{value!r} should be a folder or s3://bucket/prefix")
+        return value or None
 
     @field_validator("flips")
     @classmethod

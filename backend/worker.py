@@ -30,7 +30,9 @@ from active_learning.predictors import PredictorPool
 from active_learning.training_process import Allowance
 from backend import inbox
 from backend.attempts import Attempts
+from backend.claims import LeasedClaims
 from backend.lease import NAME, STANDBY_S, HeldError, Lease, LeaseError, share_of
+from backend.model_files import checkpoints_of, predictors_of
 from backend.settings import Settings
 from backend.stopping import stopped_by_signals, work_until
 
@@ -40,7 +42,7 @@ PUSH_S = 10.0  # between two pushes while predictions come in, at least
 
 
 class Worker:
-    """The worker of a ledger that does everything, one at a time; others may help it to predict.
+    """The worker that speaks with the tool, one for each ledger; others may help it to predict and to train.
 
     As a context manager it holds the lease and runs the cycles; `run` does the rest until it is stopped.
 
@@ -50,6 +52,7 @@ class Worker:
         tool: the labeling tool behind every project of the ledger.
         images: the pixels of tasks.
         predictors: of the model versions; default: their checkpoints, on the device of the settings.
+        cycles: False: leave them to workers that train.
     """
 
     def __init__(
@@ -59,24 +62,29 @@ class Worker:
         tool: LabelingTool,
         images: ImageSource,
         predictors: PredictorPool | None = None,
+        *,
+        cycles: bool = True,
     ) -> None:
         self._settings = settings
         self._ledger = ledger
         self._stop = threading.Event()
         self._lost_lease = False
+        self._tool = interruptible(tool, self._stop)
         self._context = CycleContext(
             ledger=ledger,
             images=interruptible(images, self._stop),
-            tool=interruptible(tool, self._stop),
-            predictors=predictors or PredictorPool(settings.device, settings.batch_size, settings.flips),
+            tool=self._tool,
+            predictors=predictors or predictors_of(settings),
+            checkpoints=checkpoints_of(settings),
             folder=settings.state.resolve(),
             device=settings.device,
             training={"trunk": settings.trunk},
             allowance=Allowance(**settings.trainer.model_dump()),
             share=lambda: share_of(ledger, NAME),
+            claims=LeasedClaims(ledger, self._lose),
             stop=self._stop,
         )
-        self._jobs = CycleJobs(self._context, settings.jobs_url)
+        self._jobs = CycleJobs(self._context, settings.jobs_url) if cycles else None
         self._attempts = Attempts()
         self._stored: defaultdict[int, int] = defaultdict(int)  # predictions of each project's last turn
         self._reconciled: dict[int, tuple[float, int]] = {}  # project id -> time.monotonic(), outages by then
@@ -88,7 +96,8 @@ class Worker:
         self._ledger.check()
         with ExitStack() as stack:
             stack.enter_context(Lease(self._ledger, self._lose))
-            stack.enter_context(self._jobs)
+            if self._jobs is not None:
+                stack.enter_context(self._jobs)
             self._held = stack.pop_all()
         log.info("worker started on %r", self._ledger)
         return self
@@ -143,11 +152,9 @@ class Worker:
 
     def _listen(self) -> int:
         """Start cycles, and hear what the labeling tool has to say."""
-        done = self._attempts.attempt("cycles", self._jobs.work_off)
+        done = 0 if self._jobs is None else self._attempts.attempt("cycles", self._jobs.work_off)
         done += sum(self._reconcile(project) for project in self._attempts.projects(self._ledger))
-        return done + self._attempts.attempt(
-            "inbox", lambda: inbox.work_off(self._ledger, self._context.tool)
-        )
+        return done + self._attempts.attempt("inbox", lambda: inbox.work_off(self._ledger, self._tool))
 
     def _predict_once(self) -> int:
         """A turn for each project."""
@@ -182,7 +189,7 @@ class Worker:
 
     def _read_tool(self, project: Project) -> int:
         outages = self._attempts.outages
-        done = inbox.reconcile(self._ledger, project, self._context.tool)
+        done = inbox.reconcile(self._ledger, project, self._tool)
         self._reconciled[project.id] = time.monotonic(), outages
         if self._attempts.tool_is_down:
             self._attempts.tool_is_down = False
@@ -211,7 +218,7 @@ class Worker:
             if not free:
                 return 0
             with pace.measured():
-                report = prefill.push(self._ledger, project_id, self._context.tool)
+                report = prefill.push(self._ledger, project_id, self._tool)
         told: dict[str, int] = {name: count for name, count in asdict(report).items() if count}
         if told:
             said = ", ".join(f"{count} {name}" for name, count in told.items())

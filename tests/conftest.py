@@ -7,13 +7,17 @@ import pwd
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from s3fs import S3FileSystem
 from sqlalchemy import create_engine, text
 
 from active_learning.ledger import Ledger
@@ -98,6 +102,44 @@ def postgresql_url(postgresql_server: str) -> str:
         connection.execute(text(f"CREATE DATABASE {name}"))
     engine.dispose()
     return f"{postgresql_server}/{name}"
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The URL of a throw-away S3 server in a process of its own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 60
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            break
+        except OSError:
+            assert server.poll() is None
+            assert time.monotonic() < until, "the S3 server does not start"
+            time.sleep(0.1)
+    yield f"http://127.0.0.1:{port}"
+    server.kill()
+    server.wait()
+
+
+@pytest.fixture
+def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A new bucket: a file system with its `bucket`, and the `endpoint`; this process has credentials."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "tester")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, os.devnull)
+    S3FileSystem.clear_instance_cache()  # each keeps the credentials that it was made with
+    files = S3FileSystem(endpoint_url=s3_server, use_listings_cache=False)
+    files.bucket, files.endpoint = f"bucket-{uuid.uuid4().hex}", s3_server
+    files.mkdir(files.bucket)
+    yield files
+    S3FileSystem.clear_instance_cache()
 
 
 def _postgresql_binaries() -> Path:

@@ -250,7 +250,7 @@ class ModelVersion(Base):
     project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"))
     name: Mapped[str] = mapped_column(String(100))  # also the backend's title in Label Studio
     state: Mapped[ModelState] = mapped_column(_named(ModelState, "model_state"), default=ModelState.TRAINED)
-    path: Mapped[str] = mapped_column(Text)  # the checkpoint's folder
+    path: Mapped[str] = mapped_column(Text)  # the checkpoint's folder or address
     sha256: Mapped[str] = mapped_column(String(64))
     snapshot_id: Mapped[int | None] = mapped_column(ForeignKey("snapshots.id"))
     parent_id: Mapped[int | None] = mapped_column(ForeignKey("model_versions.id"))  # warm start

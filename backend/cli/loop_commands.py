@@ -142,6 +142,9 @@ def models(context: typer.Context, project: ProjectOption = None, json_: JsonOpt
         found = find_project(session, project)
         query = select(ModelVersion).where(ModelVersion.project_id == found.id)
         rows = [_model_row(version) for version in session.scalars(query.order_by(ModelVersion.id.desc()))]
+    if not json_:
+        for row in rows:
+            del row["checkpoint"]  # too long for a table
     show(rows, as_json=json_, empty=f"{found.name!r} has no model version yet: `elnet retrain` trains one.")
 
 
@@ -274,4 +277,5 @@ def _model_row(version: ModelVersion) -> dict[str, Any]:
         "created": version.created_at,
         "promoted": version.promoted_at,
         "sha256": version.sha256[:12],
+        "checkpoint": version.path,
     }

@@ -30,7 +30,13 @@ FlipsOption = Annotated[
     int, typer.Option(metavar="1|2|4|8", help="Mirrored and turned views that a prediction is the mean of.")
 ]
 PixelsOption = Annotated[int, typer.Option(min=1, help="The largest image that is read.")]
-CheckpointOption = Annotated[Path, typer.Option(help="A checkpoint folder, as `elnet train` writes it.")]
+CheckpointOption = Annotated[
+    str,
+    typer.Option(
+        metavar="FOLDER|ADDRESS",
+        help="A checkpoint: a folder of `elnet train`, or an address of `elnet models --json`.",
+    ),
+]
 ReachOption = Annotated[
     float, typer.Option(min=0, help="Pixels from the drawn outline within which a mask may change.")
 ]
@@ -73,7 +79,9 @@ def weights(
 def train(
     data: DataOption,
     out: Annotated[Path, typer.Option(help="The new checkpoint's folder; its name is the model version.")],
-    init: Annotated[Path | None, typer.Option(help="A checkpoint to go on from.")] = None,
+    init: Annotated[
+        str | None, typer.Option(metavar="FOLDER|ADDRESS", help="A checkpoint to go on from.")
+    ] = None,
     config_file: Annotated[
         Path | None,
         typer.Option(
@@ -104,6 +112,7 @@ def train(
     """Train on a folder with images/ and masks/. Stopped on its way, the same command goes on from there."""
     import torch
 
+    from backend.model_files import checkpoint_folder
     from model import training
     from model.checkpoint import check_vacant, read_card
     from model.distributed import rank_here, torchrun_command
@@ -112,8 +121,9 @@ def train(
     rank = rank_here()
     started = time.monotonic()
     inherited: dict[str, Any] = {}
-    if init is not None:
-        card = read_card(init)
+    start = checkpoint_folder(init) if init is not None else None
+    if start is not None:
+        card = read_card(start)
         inherited = {"trunk": card.trunk, "size": card.size}
     chosen = {
         "limit": limit, "epochs": epochs, "size": size, "batch_size": batch_size, "lr": lr, "trunk": trunk,
@@ -139,7 +149,7 @@ def train(
                 data,
                 out,
                 config,
-                init=init,
+                init=start,
                 version=out.resolve().name,
                 progress=step,
                 state=out.resolve().with_name(f".{out.resolve().name}.state"),
@@ -248,13 +258,14 @@ def _finish(summary: dict[str, Any], done: str, file: str, as_json: bool) -> Non
         )
 
 
-def _predictor(checkpoint: Path, device: str, batch_size: int, flips: int, seed: int) -> Predictor:
+def _predictor(checkpoint: str, device: str, batch_size: int, flips: int, seed: int) -> Predictor:
     import torch
 
+    from backend.model_files import checkpoint_folder
     from model.predictor import Predictor
 
     torch.manual_seed(seed)
-    return Predictor(checkpoint, device, batch_size, flips=flips)
+    return Predictor(checkpoint_folder(checkpoint), device, batch_size, flips=flips)
 
 
 def _show(row: dict[str, Any], as_json: bool) -> None:

@@ -105,8 +105,11 @@ def enhance_labels(
     ] = None,
     all_: Annotated[bool, typer.Option("--all", help="Every task that a person has labelled.")] = False,
     checkpoint: Annotated[
-        Path | None,
-        typer.Option(help="A network trained with coarse masks; default: the version that serves."),
+        str | None,
+        typer.Option(
+            metavar="FOLDER|ADDRESS",
+            help="A network trained with coarse masks; default: the version that serves.",
+        ),
     ] = None,
     reach: ReachOption = 12.0,
     smallest: SmallestOption = 24,
@@ -127,6 +130,7 @@ def enhance_labels(
     from backend.label_enhancement import suggest
     from backend.label_studio import LabelStudio
     from backend.media import MediaStore
+    from backend.model_files import checkpoint_folder, checkpoints_of
     from model.predictor import Predictor
 
     settings = running_settings()
@@ -142,13 +146,15 @@ def enhance_labels(
                 json.dumps({"taken_back": count}) if json_ else f"{count} suggestions were taken back."
             )
             return
-        if checkpoint is None:
+        if checkpoint is not None:
+            folder = checkpoint_folder(checkpoint)
+        else:
             if champion is None:
                 raise ProjectCommandError(
                     f"no version serves {found.name!r} yet: name a checkpoint of `elnet train --prompted 0.5`"
                 )
-            checkpoint = Path(champion.path)
-        predictor = Predictor(checkpoint, settings.device, settings.batch_size, flips=settings.flips)
+            folder = checkpoints_of(settings).local(champion)
+        predictor = Predictor(folder, settings.device, settings.batch_size, flips=settings.flips)
         images = MediaStore.from_settings(settings)
         with progress_bar(hidden=json_) as report:
             rows = suggest(

@@ -18,7 +18,9 @@ class Queues(StrEnum):
     """What a worker takes from."""
 
     ALL = "all"
+    SERVE = "label-studio,prefill"
     PREFILL = "prefill"
+    TRAIN = "train"
 
 
 label_studio_app = typer.Typer(help="The embedded Label Studio.", no_args_is_help=True)
@@ -39,11 +41,16 @@ def web() -> None:
 
 def worker(
     queues: Annotated[
-        Queues, typer.Option(help="all; or prefill: only predict, beside a worker that does all.")
+        Queues,
+        typer.Option(
+            help="all; without cycles: label-studio,prefill; or, beside such a worker, only prefill or train."
+        ),
     ] = Queues.ALL,
     standby: Annotated[
         bool,
-        typer.Option("--standby", help="While another does all, wait, and take over when it dies."),
+        typer.Option(
+            "--standby", help="While another speaks with Label Studio, wait, and take over when it dies."
+        ),
     ] = False,
 ) -> None:
     """Work off inbox, prefills and retraining cycles, until SIGTERM or Ctrl-C."""
@@ -51,17 +58,22 @@ def worker(
     from backend.label_studio import LabelStudio
     from backend.media import MediaStore
     from backend.prefill_worker import PrefillWorker
+    from backend.train_worker import TrainWorker
     from backend.worker import Worker
 
+    if standby and queues in {Queues.PREFILL, Queues.TRAIN}:
+        raise typer.BadParameter(f"any number of workers take {queues}: none needs to stand by")
     settings = load_settings()
     start_logging(settings)
     images = MediaStore.from_settings(settings)
     with Ledger(settings.ledger_url) as ledger:
         if queues is Queues.PREFILL:
             PrefillWorker(settings, ledger, images).run()
+        elif queues is Queues.TRAIN:
+            TrainWorker(settings, ledger, images).run()
         else:
             tool = LabelStudio.from_settings(settings)
-            Worker(settings, ledger, tool, images).run(standby=standby)
+            Worker(settings, ledger, tool, images, cycles=queues is Queues.ALL).run(standby=standby)
 
 
 def up(

@@ -7,7 +7,6 @@ again, in tests/backend/test_worker.py.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -167,7 +166,7 @@ def test_a_stop_leaves_the_step_unfinished(rig: Rig) -> None:
         rig.train(failing(Interrupted()))
     assert rig.cycle.state is CycleState.RUNNING
     assert rig.cycle.seconds == {}
-    assert rig.messages[-1] == "The worker is stopping; this step begins again when it starts."
+    assert rig.messages[-1] == "The worker is stopping; the next one begins this step again."
 
 
 def test_a_stop_while_waiting(rig: Rig) -> None:
@@ -209,19 +208,14 @@ def test_two_workers_in_one_process(rig: Rig) -> None:
         cycles.surround(None)
 
 
-def test_idle_is_waited_for() -> None:
+def test_idle_is_waited_for(rig: Rig) -> None:
     assert cycles.wait_until_idle(0)
-    going = threading.Event()
-
-    def work() -> None:
-        with cycles._counted(1):
-            going.wait(20)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    while not cycles._running:
-        time.sleep(0.01)
+    assert cycles.enter(rig.context, 1)
+    assert not cycles.enter(rig.context, 1)
+    assert not cycles.is_idle()
     assert not cycles.wait_until_idle(0.05)
-    going.set()
+    threading.Timer(0.2, cycles.leave, (rig.context, 1)).start()
     assert cycles.wait_until_idle(20)
-    thread.join()
+    assert cycles.is_idle()
+    assert cycles.enter(rig.context, 1)
+    cycles.leave(rig.context, 1)

@@ -140,7 +140,7 @@ def test_a_damaged_checkpoint_is_trained_again(rig: Rig) -> None:
 def test_the_plan_is_kept_from_the_first_attempt(rig: Rig) -> None:
     first = rig.plan()
     rig.champion()
-    assert rig.plan().init is not None  # a first attempt from now on would begin with the champion
+    assert rig.plan().parent is not None  # a first attempt from now on would begin with the champion
     (rig.folder / "cycles" / "1" / "plan.json").write_text(json.dumps(_as_json(first)))
     assert rig.plan() == first
 
@@ -180,7 +180,7 @@ def test_a_plan_that_cannot_be_read_is_made_anew(rig: Rig, text: str) -> None:
 def test_training_begins_with_the_champion(rig: Rig) -> None:
     champion = rig.champion()
     planned = rig.plan()
-    assert (planned.init, planned.parent, planned.version) == (champion.path, "elnet-0001", "elnet-0002")
+    assert (planned.parent_id, planned.parent, planned.version) == (champion.id, "elnet-0001", "elnet-0002")
     rig.fine_tune()
     assert read_card(Path(planned.out)).parent == "elnet"  # the name on the champion's own card
 
@@ -189,7 +189,7 @@ def test_training_begins_anew_when_the_classes_changed(rig: Rig) -> None:
     rig.champion()
     with rig.ledger.session() as session:
         session.get_one(Project, rig.project_id).classes = ["oil", "ship"]
-    assert rig.plan().init is None
+    assert rig.plan().parent is None
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_training_begins_anew_where_the_champion_does_not_fit_the_settings(
     rig.champion()
     with rig.ledger.session() as session:
         session.get_one(Project, rig.project_id).training = {**NANO, **change}
-    assert (rig.plan().init is not None) is goes_on
+    assert (rig.plan().parent is not None) is goes_on
 
 
 def test_the_projects_settings_go_before_the_workers(rig: Rig) -> None:
@@ -227,7 +227,7 @@ def test_a_first_network_keeps_the_trunk_as_it_is_and_a_champions_mode_stays(rig
     rig.context.training = {}
     rig.champion()
     goes_on = rig.plan()
-    assert goes_on.init is not None
+    assert goes_on.parent is not None
     assert "mode" not in goes_on.config
 
 

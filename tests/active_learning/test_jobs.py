@@ -17,6 +17,7 @@ from sqlalchemy import create_engine, select, text
 
 from active_learning import cycle as cycles
 from active_learning import jobs, triggers
+from active_learning.claims import SoleClaims
 from active_learning.context import CycleContext
 from active_learning.jobs import CycleJobs, JobsError
 from active_learning.journal import Journal
@@ -215,26 +216,34 @@ def test_a_cancelled_cycle_that_is_resumed_before_it_stops_runs_each_step_once(b
     assert bench.ran == PROMOTED
 
 
-def test_a_cycle_that_brings_its_worker_down_is_given_up(bench: Bench) -> None:
+def test_a_cycle_that_brings_its_worker_down_is_given_up(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fatal(context: CycleContext, _journal: Journal) -> Outcome:
         context.stop.set()  # stands for a death of the whole process
         context.check()
         return Outcome("never")
 
+    def die() -> None:
+        with bench.worker() as engine:
+            engine.work_off()
+            assert cycles.wait_until_idle(20)
+
+    monkeypatch.setattr(jobs, "MAX_TAKEOVERS", 2)
     bench.replace("evaluate", fatal)
     cycle_id = bench.request()
-    with bench.worker() as engine:
-        engine.work_off()
-        assert cycles.wait_until_idle(20)
-    store = create_engine(bench.jobs_url)
-    with store.begin() as connection:  # it has been so for a while
-        connection.execute(text("UPDATE workflow_status SET recovery_attempts = 100"))
-    store.dispose()
-    with bench.worker() as engine:
-        row = bench.wait(cycle_id, engine=engine)
-    assert row.state is CycleState.FAILED
-    assert row.reason is not None
-    assert row.reason.endswith("before the cycle did: its worker died over it again and again")
+    for _ in range(3):
+        die()
+        assert bench.cycle(cycle_id).state is CycleState.RUNNING
+    die()
+    assert bench.cycle(cycle_id).reason == "its worker died over it again and again: see the worker's log"
+    bench.resume(cycle_id)
+    for _ in range(3):  # a lead's word counts anew
+        die()
+        assert bench.cycle(cycle_id).state is CycleState.RUNNING
+    die()
+    assert bench.cycle(cycle_id).state is CycleState.FAILED
+    assert bench.ran == ["snapshot", "train"]
 
 
 def test_a_stopped_worker_leaves_the_step_to_the_next(bench: Bench) -> None:
@@ -253,10 +262,11 @@ def test_a_stopped_worker_leaves_the_step_to_the_next(bench: Bench) -> None:
         started = time.monotonic()
     assert time.monotonic() - started < 8
     assert bench.cycle(cycle_id).state is CycleState.RUNNING
-    assert bench.messages()[-1] == "The worker is stopping; this step begins again when it starts."
+    assert bench.messages()[-1] == "The worker is stopping; the next one begins this step again."
     bench.replace("train", bench.runs("train"))
-    with bench.worker():
-        assert bench.wait(cycle_id).state is CycleState.PROMOTED
+    with bench.worker() as engine:
+        assert bench.wait(cycle_id, engine=engine).state is CycleState.PROMOTED
+    assert f"The worker is gone; {socket.gethostname()} goes on." in bench.messages()
     assert bench.ran == PROMOTED  # each once: the finished one is not repeated
 
 
@@ -291,21 +301,47 @@ def test_a_lost_jobs_database_is_no_lost_cycle(bench: Bench, tmp_path: Path) -> 
     assert bench.ran == PROMOTED
 
 
-def test_a_workflow_of_other_code_begins_anew(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    began = threading.Event()
+def test_a_cycle_that_another_worker_runs_is_left_to_it(bench: Bench) -> None:
+    """And taken up, after its last finished step, when that one is gone."""
 
-    def slow(context: CycleContext, _journal: Journal) -> Outcome:
-        began.set()
-        context.sleep(60)
-        return Outcome("never")
+    class Elsewhere(SoleClaims):
+        alive = True
 
-    bench.replace("train", slow)
+        def take(self, cycle_id: int) -> bool:
+            return not self.alive and super().take(cycle_id)
+
     cycle_id = bench.request()
-    monkeypatch.setattr(jobs, "APPLICATION_VERSION", "0")
-    with bench.worker() as engine:
+    Journal(bench.ledger, cycle_id).finish("snapshot", 1, "Frozen.", {})
+    context = bench.context()
+    context.claims = elsewhere = Elsewhere()
+    with CycleJobs(context, bench.jobs_url) as engine:
+        assert engine.work_off() == 0
+        elsewhere.alive = False
+        assert engine.work_off() == 1
+        bench.wait(cycle_id)
+    assert bench.ran == PROMOTED[1:]
+
+
+def test_a_worker_that_was_taken_for_dead_says_nothing_of_the_cycle(bench: Bench) -> None:
+    class Lost(SoleClaims):
+        lost = False
+
+        def holds(self, cycle_id: int) -> bool:
+            return not self.lost
+
+    context = bench.context()
+    context.claims = claims = Lost()
+
+    def lose(_context: CycleContext, _journal: Journal) -> Outcome:
+        claims.lost = True
+        raise ELNetError("the training was killed")
+
+    bench.replace("train", lose)
+    cycle_id = bench.request()
+    with CycleJobs(context, bench.jobs_url) as engine:
         engine.work_off()
-        assert began.wait(20)
-    monkeypatch.setattr(jobs, "APPLICATION_VERSION", "1")
+        assert cycles.wait_until_idle(20)
+    assert bench.cycle(cycle_id).state is CycleState.RUNNING
     bench.replace("train", bench.runs("train"))
     with bench.worker() as engine:
         assert bench.wait(cycle_id, engine=engine).state is CycleState.PROMOTED

@@ -28,7 +28,7 @@ class Loaded:
 def pool(monkeypatch: pytest.MonkeyPatch) -> PredictorPool:
     Loaded.made.clear()
     monkeypatch.setattr(predictors, "Predictor", Loaded)
-    return PredictorPool("cpu", 3, 2)
+    return PredictorPool("cpu", 3, 2, lambda version: Path(version.path))
 
 
 def version(number: int) -> ModelVersion:
@@ -62,6 +62,6 @@ def test_only_what_is_kept_stays(pool: PredictorPool) -> None:
 def test_a_checkpoint_that_is_gone_is_named_each_time(tmp_path: Path) -> None:
     pool = PredictorPool("cpu")
     with pytest.raises(CheckpointError, match="gone"):
-        pool.get(ModelVersion(id=1, path=str(tmp_path / "gone")))
+        pool.get(ModelVersion(id=1, name="elnet-0001", path=str(tmp_path / "gone")))
     with pytest.raises(CheckpointError, match="gone"):
-        pool.get(ModelVersion(id=1, path=str(tmp_path / "gone")))
+        pool.get(ModelVersion(id=1, name="elnet-0001", path=str(tmp_path / "gone")))

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from sqlalchemy import func, select
 
-from active_learning import fine_tuning, steps, triggers
+from active_learning import fine_tuning, registry, steps, triggers
+from active_learning.checkpoints import Checkpoints
 from active_learning.context import CycleContext
 from active_learning.journal import CycleEndedError, Journal
 from active_learning.ledger import (
@@ -56,6 +57,11 @@ class Rig:
         for name in names:
             outcome = steps.STEPS[name](self.context, self.journal)
         return outcome
+
+    def share(self, address: str, endpoint: str) -> None:
+        """Keep checkpoints there from now on; forget those that are resident."""
+        self.context.checkpoints = Checkpoints(address, endpoint)
+        self.context.predictors = PredictorPool("cpu", locate=self.context.checkpoints.local)
 
     def next_cycle(self) -> None:
         self.journal.end(CycleState.PROMOTED, "done")
@@ -144,6 +150,25 @@ def test_train_twice_trains_and_registers_once(rig: Rig, monkeypatch: pytest.Mon
     outcome = rig.run("train")
     assert rig.count(ModelVersion) == 1
     assert outcome.message.endswith("The checkpoint was finished before the worker was interrupted.")
+
+
+def test_the_challenger_that_was_registered_first_stays(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when two workers train, because one of them was taken for dead."""
+    rig.run("snapshot")
+    tune = fine_tuning.fine_tune
+
+    def overtaken(context: CycleContext, journal: Journal, plan: fine_tuning.Plan) -> bool:
+        reused = tune(context, journal, plan)
+        with rig.loop.ledger.session() as session:
+            cycle = session.get_one(Cycle, journal.cycle_id)
+            first = registry.register(session, cycle.project, "elsewhere", "1" * 64, name=plan.version)
+            cycle.challenger_id = first.id
+        return reused
+
+    monkeypatch.setattr(fine_tuning, "fine_tune", overtaken)
+    assert rig.run("train").message == "Trained elnet-0001 from the trunk alone."
+    assert rig.count(ModelVersion) == 1
+    assert rig.challenger.path == "elsewhere"
 
 
 def test_evaluate_the_first(rig: Rig) -> None:
@@ -326,11 +351,46 @@ def test_prefill_before_the_first_model(rig: Rig) -> None:
     assert {rig.loop.task(i).status for i in rig.unlabelled} == {TaskStatus.REVIEW}
 
 
-def test_a_snapshot_that_was_removed_is_an_error_with_its_name(rig: Rig) -> None:
+def test_a_cycle_goes_on_with_another_state_folder(
+    rig: Rig, s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on another machine, which shares the ledger and S3 alone."""
+    monkeypatch.setenv("ELNET_HOME", str(tmp_path / "home"))
+    rig.share(f"s3://{s3.bucket}/elnet", s3.endpoint)
+    rig.run("snapshot", "train")
+    assert rig.challenger.path.startswith(f"s3://{s3.bucket}/elnet/models/")
+    frozen = files_of(rig.context.folder / "snapshots")
+
+    rig.context.folder.rename(tmp_path / "gone")
+    monkeypatch.setenv("ELNET_HOME", str(tmp_path / "another home"))
+    rig.context.folder = tmp_path / "another state"
+    rig.share(f"s3://{s3.bucket}/elnet", s3.endpoint)
+    rig.run("evaluate", "gate", "promote")
+    assert files_of(rig.context.folder / "snapshots") == frozen
+    assert rig.count(Prediction) == 0
+    rig.run("prefill")
+    assert rig.count(Prediction) == 3
+
+    rig.next_cycle()
+    rig.run("snapshot", "train")  # from the champion, which was not trained here
+    assert (rig.challenger.name, rig.challenger.parent_id) == ("elnet-0002", 1)
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+
+
+@pytest.mark.parametrize("change", ["gone", "other"])
+def test_a_snapshot_is_not_written_again_from_other_images(rig: Rig, change: str) -> None:
     rig.run("snapshot", "train")
     shutil.rmtree(rig.context.folder / "snapshots")
-    with pytest.raises(Exception, match=r"snapshots/.*/holdout: no such folder"):
+    uri = rig.loop.task(rig.labelled[0]).image_uri
+    rig.loop.images.known[uri] = f"{uri} is gone" if change == "gone" else rig.loop.image(0.1, 99)
+    said = f"{uri} is gone" if change == "gone" else f"{uri} shows something else by now"
+    with pytest.raises(SnapshotError, match=f"cannot be written again below .*{said}; ask for a new cycle"):
         rig.run("evaluate")
+    assert list((rig.context.folder / "snapshots").iterdir()) == []
 
 
 def test_every_step_has_its_beginning() -> None:

@@ -13,7 +13,16 @@ import pytest
 
 import backend.cli
 from active_learning.ledger import Ledger
-from backend import accounts, demo, label_studio, label_studio_install, prefill_worker, up, worker
+from backend import (
+    accounts,
+    demo,
+    label_studio,
+    label_studio_install,
+    prefill_worker,
+    train_worker,
+    up,
+    worker,
+)
 from backend.cli import serve_commands
 from backend.demo import DemoPlan
 from backend.label_studio_install import InstallError
@@ -81,15 +90,24 @@ def test_up_hands_on_what_was_said(elnet: Elnet, monkeypatch: pytest.MonkeyPatch
         ((), ("all", False)),
         (("--standby",), ("all", True)),
         (("--queues", "all"), ("all", False)),
+        (("--queues", "label-studio,prefill"), ("without cycles", False)),
+        (("--queues", "label-studio,prefill", "--standby"), ("without cycles", True)),
         (("--queues", "prefill"), ("prefill", None)),
+        (("--queues", "train"), ("train", None)),
     ],
 )
-def test_a_worker_does_all_or_only_predicts(
+def test_a_worker_does_all_or_a_part(
     options: tuple[str, ...], started: tuple[str, bool | None], elnet: Elnet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[tuple[str, bool | None]] = []
     monkeypatch.setattr(label_studio.LabelStudio, "from_settings", lambda _settings: object())
-    monkeypatch.setattr(worker.Worker, "run", lambda _self, standby: calls.append(("all", standby)))
+    monkeypatch.setenv("ELNET_DATABASE_URL", "postgresql://elnet@127.0.0.1:9/elnet")  # none is asked
+
+    def run(started: worker.Worker, *, standby: bool) -> None:
+        calls.append(("all" if started._jobs else "without cycles", standby))
+
+    monkeypatch.setattr(worker.Worker, "run", run)
+    monkeypatch.setattr(train_worker.TrainWorker, "run", lambda _self: calls.append(("train", None)))
     monkeypatch.setattr(prefill_worker.PrefillWorker, "run", lambda _self: calls.append(("prefill", None)))
     answer = elnet("worker", *options)
     assert answer.code == 0, answer.err
@@ -97,9 +115,22 @@ def test_a_worker_does_all_or_only_predicts(
 
 
 def test_a_queue_that_does_not_exist_is_refused(elnet: Elnet) -> None:
-    answer = elnet("worker", "--queues", "train")
+    answer = elnet("worker", "--queues", "cycles")
     assert answer.code == 2
-    assert "'train' is not one of" in answer.err
+    assert "'cycles' is not one of" in answer.err
+
+
+@pytest.mark.parametrize("queues", ["prefill", "train"])
+def test_helpers_do_not_stand_by(queues: str, elnet: Elnet) -> None:
+    answer = elnet("worker", "--queues", queues, "--standby")
+    assert answer.code == 2
+    assert "none needs to stand by" in " ".join(answer.err.split())
+
+
+def test_a_worker_that_only_trains_needs_postgresql(elnet: Elnet) -> None:
+    answer = elnet("worker", "--queues", "train")
+    assert (answer.code, answer.out) == (1, "")
+    assert "needs a ledger in PostgreSQL" in answer.err
 
 
 def test_demo_hands_on_what_was_said(elnet: Elnet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -159,6 +159,8 @@ class World:
 def world(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(module, "_POLL_S", 0.0)
     monkeypatch.setattr(module.standing, "is_settled", lambda session, project: True)
+    in_place = SimpleNamespace(local=lambda version: Path(version.path))  # which holds nothing here
+    monkeypatch.setattr(module, "checkpoints_of", lambda settings: in_place)
     return World(ledger)
 
 

@@ -31,12 +31,12 @@ ROOT = Path(__file__).parents[2]
 CLASSES = ["building", "road"]
 
 
-def make_checkpoint(folder: Path) -> None:
-    """A two-class checkpoint of the nano network."""
+def make_checkpoint(folder: Path) -> str:
+    """A two-class checkpoint of the nano network; the sha256 of its weights."""
     trunk, sha256 = load_trunk("random-nano")
     torch.manual_seed(0)
     model = SAM2ELNet(trunk, trunk_spec("random-nano"), 2, width=8)
-    save_checkpoint(
+    return save_checkpoint(
         folder, model, ModelCard("elnet-0001", "random-nano", sha256, tuple(CLASSES), 64, model.architecture)
     )
 
@@ -49,7 +49,7 @@ def installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Le
     (tmp_path / "media").mkdir()
     noise = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "media" / "s1.png")
-    make_checkpoint(tmp_path / "models" / "elnet-0001")
+    sha256 = make_checkpoint(tmp_path / "models" / "elnet-0001")
     masks = np.zeros((2, 48, 64), dtype=np.bool_)
     masks[1, 10:20, 5:50] = True
     with Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}") as ledger:
@@ -60,7 +60,7 @@ def installation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Le
             task = Task(project=project, tool_task_id=2, image_uri=uri, data={"image": uri}, scene="s2")
             session.add_all([project, task])
             session.flush()
-            version = registry.register(session, project, tmp_path / "models" / "elnet-0001", "0" * 64)
+            version = registry.register(session, project, tmp_path / "models" / "elnet-0001", sha256)
             registry.promote(session, version)
             made = {"masks": masks, "score": 0.8, "quality": 0.7, "signals": {"usable": True}}
             session.add(Prediction(task_id=task.id, model_version_id=version.id, **made))

@@ -64,6 +64,8 @@ def test_the_environment_goes_before_the_file(tmp_path: Path, monkeypatch: pytes
         ("ELNET_DESK__PROXY__DEFAULT_ROLE", "king", "ELNET_DESK__PROXY__DEFAULT_ROLE"),
         ("ELNET_DESK__OIDC__ROLES", '{"ops": "king"}', "ELNET_DESK__OIDC__ROLES__OPS"),
         ("ELNET_DESK__OIDC__ISSUER", "https://login.example", "needs client_id and client_secret"),
+        ("ELNET_FILES", "s3:///models", "should be a folder or s3://bucket/prefix"),
+        ("ELNET_FILES", "gs://bucket", "should be a folder or s3://bucket/prefix"),
         ("ELNET_CONFIG", "/nowhere/elnet.yaml", "/nowhere/elnet.yaml"),
     ],
 )

@@ -125,45 +125,49 @@ def settings_of(state: Path, **values: Any) -> Settings:
     return Settings(state=state, device="cpu", trunk="random-nano", poll_s=0.05, **values)
 
 
-def furnish(state: Path, *, labelled: int = 10, unlabelled: int = 4, **project: Any) -> Settings:
-    """Make a ledger with one project, its images, and the labels of some of them."""
+def furnish(
+    state: Path, *, labelled: int = 10, unlabelled: int = 4, number: int = 0, **project: Any
+) -> Settings:
+    """Make a ledger with a project, its images, and labels of some; `number` makes another project."""
     settings = settings_of(state)
     random = np.random.default_rng(0)
-    (state / "images").mkdir(parents=True)
+    folder = Path("images", str(number)) if number else Path("images")
+    (state / folder).mkdir(parents=True)
+    first = 100 + 1000 * number
     with Ledger(settings.ledger_url) as ledger:
         ledger.upgrade()
         with ledger.session() as session:
             values = {"accept_threshold": 0.5, "audit_share": 0.0, "labels_per_cycle": 1000} | project
             row = Project(
-                name="spills",
+                name=f"spills-{number}" if number else "spills",
                 tool_url="http://tool",
-                tool_project_id=7,
+                tool_project_id=7 + number,
                 classes=["oil"],
                 training=TRAINING,
                 **values,
             )
             session.add(row)
             session.flush()
-            for number in range(labelled + unlabelled):
+            for i in range(labelled + unlabelled):
                 top, left = random.integers(2, 14, 2)
                 mask = np.zeros((1, SIDE, SIDE), np.bool_)
                 mask[0, top : top + 16, left : left + 16] = True
                 pixels = random.integers(0, 60, (SIDE, SIDE, 3)).astype(np.uint8)
                 pixels[mask[0]] += 150
-                write_png(state / "images" / f"{number}.png", pixels)
-                uri = f"images/{number}.png"
+                uri = str(folder / f"{i}.png")
+                write_png(state / uri, pixels)
                 session.add(
                     Task(
                         project_id=row.id,
-                        tool_task_id=100 + number,
+                        tool_task_id=first + i,
                         image_uri=uri,
                         data={"image": uri},
-                        scene=f"scene-{number}",
+                        scene=f"scene-{i}",
                     )
                 )
                 session.flush()
-                if number < labelled:
-                    said = ToolAnnotation(number, 100 + number, mask, "ada", False, False, utc_now())
+                if i < labelled:
+                    said = ToolAnnotation(first - 100 + i, first + i, mask, "ada", False, False, utc_now())
                     labels.record(session, row, said)
     return settings
 
