@@ -130,17 +130,7 @@ def assess(session: Session, project: Project, promised: Promise) -> Guarantee:
     _refuse_unknown(project, promised)
     if project.champion is not None:
         recalibrate(session, project, project.champion)
-    return look(session, project, promised)
-
-
-def look(session: Session, project: Project, promised: Promise) -> Guarantee:
-    """`assess` for a session that only reads: predictions keep their grades until something is decided.
-
-    Raises:
-        ThresholdError: it speaks of a class that the project does not have.
-    """
-    found = judged(session, project, promised)
-    return guarantee(found.qualities, found.ious, promised, found.scenes)
+    return judged(session, project, promised).guarantee(promised)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +147,13 @@ class Judged:
     ious: list[float]
     scenes: list[str]
 
+    def guarantee(self, promised: Promise) -> Guarantee:
+        """What can be promised by them."""
+        return guarantee(self.qualities, self.ious, promised, self.scenes)
+
 
 def judged(session: Session, project: Project, promised: Promise) -> Judged:
-    """The audits that a promise is tested on; none without a champion.
+    """The audits that a promise is tested on; none without a champion. Only reads.
 
     Raises:
         ThresholdError: it speaks of a class that the project does not have.

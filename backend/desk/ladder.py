@@ -10,11 +10,11 @@ import numpy as np
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
-from active_learning import thresholds
 from active_learning.guarantee import Promise, one_of_each_scene, upper_bound
-from active_learning.ledger import Project, Task, TaskStatus
+from active_learning.ledger import Prediction, Project, Task, TaskStatus
 from active_learning.risk import seconds_per_label
 from active_learning.tallies import BINS, open_routes
+from active_learning.thresholds import Judged
 from backend.addresses import task_url
 from backend.desk.charts import Row
 
@@ -73,7 +73,7 @@ class Near:
     url: str
 
 
-def ladder(session: Session, project: Project, promised: Promise) -> Ladder:
+def ladder(session: Session, project: Project, promised: Promise, judged: Judged) -> Ladder:
     """What every threshold would do, and what audits say of it."""
     routes = open_routes(session, project)
     reaching = routes.bins[::-1].cumsum()[::-1]  # from each bin on
@@ -83,14 +83,13 @@ def ladder(session: Session, project: Project, promised: Promise) -> Ladder:
         routes.unusable,
         routes.waiting,
         seconds_per_label(session, project),
-        reached(session, project, promised),
+        reached(judged, promised),
     )
 
 
-def reached(session: Session, project: Project, promised: Promise) -> list[Reached]:
+def reached(judged: Judged, promised: Promise) -> list[Reached]:
     """The risk-coverage curve of the champion's audits, one mask of each scene."""
-    found = thresholds.judged(session, project, promised)
-    quality, iou = one_of_each_scene(found.qualities, found.ious, found.scenes)
+    quality, iou = one_of_each_scene(judged.qualities, judged.ious, judged.scenes)
     rank = np.argsort(-quality, kind="stable")
     quality, bad = quality[rank], np.cumsum(iou[rank] < promised.iou)
     ends = [i for i in range(len(quality)) if i + 1 == len(quality) or quality[i + 1] != quality[i]]
@@ -112,19 +111,18 @@ def near(session: Session, project: Project, threshold: float) -> tuple[list[Nea
     """Masks just above a threshold, nearest first, and just below it."""
 
     def chosen(which: ColumnElement[bool], order: Any) -> list[Near]:
-        query = (
-            select(Task.tool_task_id, Task.quality)
-            .where(Task.project_id == project.id, Task.status.in_((TaskStatus.REVIEW, TaskStatus.ACCEPTED)))
-            .where(Task.quality.is_not(None), which)
-            .order_by(order, Task.id)
+        query = (  # along the index of a version's predictions by quality
+            select(Task.tool_task_id, Prediction.quality)
+            .join(Prediction, Prediction.task_id == Task.id)
+            .where(Prediction.model_version_id == project.champion_id, which)
+            .where(Task.status.in_((TaskStatus.REVIEW, TaskStatus.ACCEPTED)), Task.quality.is_not(None))
+            .order_by(order, Prediction.id)
             .limit(NEAR)
         )
-        return [
-            Near(task, quality or 0.0, task_url(project, task)) for task, quality in session.execute(query)
-        ]
+        return [Near(task, quality, task_url(project, task)) for task, quality in session.execute(query)]
 
-    above = chosen(Task.quality >= threshold, Task.quality)
-    return above, chosen(Task.quality < threshold, Task.quality.desc())
+    above = chosen(Prediction.quality >= threshold, Prediction.quality)
+    return above, chosen(Prediction.quality < threshold, Prediction.quality.desc())
 
 
 def draw(rows: Sequence[Row]) -> Any:

@@ -77,7 +77,8 @@ def facts(session: Session, project: Project, asked: Promise | None = None) -> T
     """
     stands = thresholds.standing(project)
     promised = asked or stands or USUAL
-    answer = thresholds.look(session, project, promised)
+    judged = thresholds.judged(session, project, promised)
+    answer = judged.guarantee(promised)
     tried = what_if(session, project, answer.threshold, promised.iou, promised.confidence)
     version = project.champion.name if project.champion else None
     return ThresholdFacts(
@@ -89,7 +90,7 @@ def facts(session: Session, project: Project, asked: Promise | None = None) -> T
         answer,
         tried,
         in_words(answer, promised, version, tried),
-        ladder(session, project, promised),
+        ladder(session, project, promised, judged),
         [move(change) for change in thresholds.history(session, project)],
     )
 
@@ -148,7 +149,7 @@ def _risk_coverage(session: Session, project: Project, query: Any) -> Chart:
             "high": one.high,
             "promised": promised.risk,
         }
-        for one in reached(session, project, promised)
+        for one in reached(thresholds.judged(session, project, promised), promised)
     ]
     return Chart(rows, draw)
 

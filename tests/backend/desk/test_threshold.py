@@ -25,7 +25,8 @@ def test_the_slider_knows_what_the_command_line_says(spills):
     spills.audit(good=8, bad=2)
     with spills.ledger.session(write=False) as session:
         project = spills.project(session)
-        found = ladder(session, project, Promise(0.6, 0.1))
+        promised = Promise(0.6, 0.1)
+        found = ladder(session, project, promised, thresholds.judged(session, project, promised))
         steps = [0.0, 0.5, 0.9, 0.905, 1.0]
         for tried in what_ifs(session, project, steps, 0.6):
             assert found.accepted[round(tried.threshold * STEPS)] == tried.accepted, tried.threshold
