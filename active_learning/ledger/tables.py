@@ -546,7 +546,7 @@ class PolicyChange(Base):
 
 
 class WorkerLease(Base):
-    """The one worker of an embedded ledger, so that two never work on the same queue."""
+    """A worker whose heart beats, or a cycle that one runs: no two have the same name."""
 
     __tablename__ = "worker_leases"
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from active_learning import holdout, registry
+from active_learning.checkpoints import Checkpoints
 from active_learning.ledger import Ledger, Project, Task, TaskStatus
 from backend import doctor, given_labels, label_enhancement, projects
 from backend.doctor import Finding
@@ -151,6 +152,7 @@ def enhancing(monkeypatch: pytest.MonkeyPatch, ledger: Ledger) -> list[Any]:
 
     monkeypatch.setattr(label_enhancement, "suggest", suggest)
     monkeypatch.setattr(predictor_module, "Predictor", lambda path, device, batch, flips: str(path))
+    monkeypatch.setattr(Checkpoints, "local", lambda _checkpoints, version: Path(version.path))
     monkeypatch.setattr(LabelStudio, "listed", lambda tool, project: [{"id": 12}, {"id": 17}])
     monkeypatch.setattr(
         LabelStudio, "take_back_suggestions", lambda tool, project, ids: asked.append(list(ids)) or len(ids)
