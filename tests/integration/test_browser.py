@@ -1,4 +1,4 @@
-"""An annotator at the screen: sees the prefilled mask, adds to it, submits; the ledger gets it."""
+"""People at the screen: an annotator corrects a prefilled mask, a lead moves the threshold at the desk."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from PIL import Image
 from sqlalchemy import select
 
 from active_learning import registry
-from active_learning.ledger import Label, LabelSource, Ledger, Prediction, Project, Task, TaskStatus
+from active_learning.ledger import Label, LabelSource, Ledger, Prediction, Project, Role, Task, TaskStatus
 from active_learning.signals import signals
+from backend import accounts
+from backend.actions import Who
 from backend.credentials import Credentials
 from backend.projects import create
 from model.checkpoint import ModelCard, load_trunk, save_checkpoint
@@ -34,6 +36,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.label_studio]
 SIDE = 64
 QUALITY = 0.42
 VERSION = "elnet-0001"
+PASSWORD = "only for this test"
 WAIT_MS = 120_000
 ARGUMENTS = (
     "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync "
@@ -60,6 +63,19 @@ def unseen(site: Any, draw: Any, tmp_path: Path) -> Project:
     with site.ledger.session() as session:
         row = session.get_one(Project, made.id)
         row.audit_share = row.blind_share = 1.0
+    site.settle(made)
+    _promote(site.ledger, made, tmp_path / VERSION)
+    site.settle(made)
+    return made
+
+
+@pytest.fixture
+def offered(site: Any, draw: Any, tmp_path: Path) -> Project:
+    """Three images in the review queue, none of them drawn for the audit."""
+    draw(tmp_path / "images", 3, SIDE)
+    made = create(site.ledger, site.stack.settings, site.tool, "at the desk", ["oil"], tmp_path / "images")
+    with site.ledger.session() as session:
+        session.get_one(Project, made.id).audit_share = 0.0
     site.settle(made)
     _promote(site.ledger, made, tmp_path / VERSION)
     site.settle(made)
@@ -195,6 +211,41 @@ def test_an_annotator_sees_the_mask_and_corrects_it(site, project, page, tmp_pat
     assert label.prefill_iou == pytest.approx(iou(known_mask(), label.masks))
     assert label.prefill_iou < 1
     assert status is TaskStatus.DONE
+
+
+def test_a_lead_moves_the_threshold_at_the_desk_and_label_studio_follows(site, offered, page, tmp_path):
+    with site.ledger.session() as session:
+        user, _ = accounts.add(session, "lea", Role.LEAD, Who("test"))
+        accounts.set_password(session, user, PASSWORD, Who("test"))
+    desk = f"{site.stack.settings.desk_url}/desk"
+    page.goto(f"{desk}/{offered.id}/queue")  # it leads to the sign-in, and from there back
+    page.get_by_label("Name").fill("lea")
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Sign in").click()
+    pictures = page.locator(".picture img:not(.mask)")
+    playwright.expect(pictures).to_have_count(3, timeout=WAIT_MS)
+    for image in page.locator(".picture img").all():  # the image and its mask, from the real Label Studio
+        image.scroll_into_view_if_needed()
+        _until(page, "a picture", lambda i=image: i.evaluate("i => i.naturalWidth") == SIDE)
+    page.screenshot(path=tmp_path / "1-queue.png")
+
+    page.goto(f"{desk}/{offered.id}/threshold")
+    page.get_by_label("Accept from a predicted IoU of").last.fill(str(QUALITY - 0.02))
+    page.get_by_label("Why").last.fill("they look right")
+    page.get_by_role("button", name="Accept from there on").click()
+    page.get_by_role("heading", name=f"Accepted from {QUALITY - 0.02:.3f} on").wait_for()
+    page.screenshot(path=tmp_path / "2-threshold.png", full_page=True)
+    assert page.refused == []
+
+    def accepted() -> bool:
+        made = site.tool.annotations(offered.tool_project_id, offered.classes)
+        return sum(one.machine for one in made) == 3
+
+    site.until("the accepted masks in Label Studio", accepted)
+    site.settle(offered)
+    page.goto(f"{desk}/{offered.id}")
+    playwright.expect(page.locator(".key .accepted")).to_contain_text("3", timeout=WAIT_MS)
+    playwright.expect(page.locator("main")).to_contain_text("they look right")
 
 
 def test_an_annotator_of_a_blind_audit_sees_no_mask(site, unseen, page, tmp_path):
