@@ -7,8 +7,8 @@ import sys
 
 from sqlalchemy import select
 
-from active_learning import predictors
 from active_learning.ledger import ModelVersion
+from backend import model_files
 from backend.resident import ResidentPredictors
 
 
@@ -32,7 +32,7 @@ class Pool:
 
 
 def test_one_pool_that_keeps_champions_and_what_is_asked_for(site, monkeypatch):
-    monkeypatch.setattr(predictors, "PredictorPool", Pool)
+    monkeypatch.setattr(model_files, "PredictorPool", Pool)
     monkeypatch.setattr(Pool, "made", [])
     project = site.add_project()
     site.promote(project, "elnet-0001")
