@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from functools import partial
 from uuid import uuid4
 
@@ -14,10 +13,10 @@ from active_learning.ports import ImageSource
 from active_learning.predictors import PredictorPool, by_champion
 from active_learning.prefill import MaskPredictor
 from backend.attempts import Attempts
-from backend.lease import PREFILL, Lease, LeaseError, share_of
+from backend.lease import PREFILL, Lease, share_of
 from backend.model_files import predictors_of
 from backend.settings import Settings
-from backend.stopping import stopped_by_signals, work_until
+from backend.stopping import Term
 
 log = logging.getLogger(__name__)
 
@@ -43,16 +42,15 @@ class PrefillWorker:
     ) -> None:
         self._settings = settings
         self._ledger = ledger
-        self._stop = threading.Event()
-        self._lost_lease = False
-        self._images = interruptible(images, self._stop)
+        self._term = Term()
+        self._images = interruptible(images, self._term.over)
         self._predictors = predictors or predictors_of(settings)
         self._attempts = Attempts()
         self.name = f"{PREFILL}{uuid4().hex[:12]}"
 
     def stop(self) -> None:
         """Ask `run` to end; safe from any thread and from a signal handler."""
-        self._stop.set()
+        self._term.end()
 
     def run(self) -> None:
         """Work until `stop`, SIGTERM or SIGINT.
@@ -62,11 +60,10 @@ class PrefillWorker:
             LedgerError: the ledger cannot be had, or is of another version.
         """
         self._ledger.check()
-        with stopped_by_signals(self._stop), Lease(self._ledger, self._lose, self.name):
+        with self._term.ended_by_signals(), Lease(self._ledger, self._term.lose, self.name):
             log.info("%s started on %r", self.name, self._ledger)
-            work_until(self._stop, self._predict_once, self._settings.poll_s)
-        if self._lost_lease:
-            raise LeaseError("the ledger was out of reach for too long, so this worker stopped")
+            self._term.spend(self._predict_once, self._settings.poll_s)
+        self._term.check_lease()
 
     def _predict_once(self) -> int:
         """A turn for each project; returns how many predictions were stored."""
@@ -90,7 +87,3 @@ class PrefillWorker:
         if stored:
             log.info("predicted %d images of project %d", stored, project_id)
         return stored
-
-    def _lose(self) -> None:
-        self._lost_lease = True
-        self._stop.set()

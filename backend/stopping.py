@@ -10,39 +10,67 @@ from contextlib import contextmanager
 from types import FrameType
 
 from active_learning.context import Interrupted
+from backend.lease import LeaseError
 
 log = logging.getLogger(__name__)
 
 
-@contextmanager
-def stopped_by_signals(stop: threading.Event) -> Iterator[None]:
-    """SIGTERM and SIGINT set the event; only the main thread can hear them."""
+class Term:
+    """How long a worker works: until it is told to stop, or until it loses a lease.
 
-    def hear(number: int, _frame: FrameType | None) -> None:
-        log.info("%s: the worker is stopping", signal.Signals(number).name)
-        stop.set()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, hear) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def work_until(stop: threading.Event, work: Callable[[], int], pause_s: float) -> None:
-    """Do a piece of work again and again until the worker is to stop; pause where there was none.
-
-    The event is set at the end, however that came: no part of a worker outlives another.
+    Attributes:
+        over: set when it is to stop; no part of a worker outlives another.
     """
-    try:
-        while not stop.is_set():
-            if not work():
-                stop.wait(pause_s)
-    except Interrupted:
-        pass
-    finally:
-        stop.set()
+
+    def __init__(self) -> None:
+        self.over = threading.Event()
+        self._lost_lease = False
+
+    def end(self) -> None:
+        """Stop; safe from any thread and from a signal handler."""
+        self.over.set()
+
+    def lose(self) -> None:
+        """A lease is gone: stop before another worker and this one do the same work."""
+        self._lost_lease = True
+        self.over.set()
+
+    def check_lease(self) -> None:
+        """Raise `LeaseError` if that is why the worker stopped."""
+        if self._lost_lease:
+            raise LeaseError(
+                "the lease on the ledger was lost: another worker has taken over, or the ledger was out of "
+                "reach for so long that one may have; so this one stopped"
+            )
+
+    @contextmanager
+    def ended_by_signals(self) -> Iterator[None]:
+        """SIGTERM and SIGINT end it; only the main thread can hear them."""
+
+        def hear(number: int, _frame: FrameType | None) -> None:
+            log.info("%s: the worker is stopping", signal.Signals(number).name)
+            self.end()
+
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, hear) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def spend(self, work: Callable[[], int], pause_s: float) -> None:
+        """Do a piece of work again and again until it is over; pause where there was none to do.
+
+        It is over after that, however that came.
+        """
+        try:
+            while not self.over.is_set():
+                if not work():
+                    self.over.wait(pause_s)
+        except Interrupted:
+            pass
+        finally:
+            self.end()

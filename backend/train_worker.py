@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import logging
-import threading
 from uuid import uuid4
 
-from active_learning.context import CycleContext, interruptible
+from active_learning.context import interruptible
 from active_learning.jobs import CycleJobs
 from active_learning.ledger import Ledger
 from active_learning.ports import ImageSource
 from active_learning.predictors import PredictorPool
-from active_learning.training_process import Allowance
 from backend.attempts import Attempts
-from backend.claims import LeasedClaims
-from backend.lease import Lease, LeaseError
-from backend.model_files import checkpoints_of, predictors_of
+from backend.lease import Lease
 from backend.settings import Settings, SettingsError
-from backend.stopping import stopped_by_signals, work_until
+from backend.stopping import Term
+from backend.surroundings import cycle_context
 from model.checkpoint import load_trunk
 
 log = logging.getLogger(__name__)
@@ -52,28 +49,16 @@ class TrainWorker:
             )
         self._settings = settings
         self._ledger = ledger
-        self._stop = threading.Event()
-        self._lost_lease = False
-        self._context = CycleContext(
-            ledger=ledger,
-            images=interruptible(images, self._stop),
-            tool=None,
-            predictors=predictors or predictors_of(settings),
-            checkpoints=checkpoints_of(settings),
-            folder=settings.state.resolve(),
-            device=settings.device,
-            training={"trunk": settings.trunk},
-            allowance=Allowance(**settings.trainer.model_dump()),
-            claims=LeasedClaims(ledger, self._lose, slots=1),
-            stop=self._stop,
-        )
+        self._term = Term()
+        images = interruptible(images, self._term.over)
+        self._context = cycle_context(settings, ledger, images, None, predictors, self._term, slots=1)
         self._jobs = CycleJobs(self._context, settings.jobs_url)
         self._attempts = Attempts()
         self.name = f"train-{uuid4().hex[:12]}"
 
     def stop(self) -> None:
         """Ask `run` to end; safe from any thread and from a signal handler."""
-        self._stop.set()
+        self._term.end()
 
     def run(self) -> None:
         """Work until `stop`, SIGTERM or SIGINT. A cycle that runs then is left to another worker.
@@ -92,18 +77,13 @@ class TrainWorker:
                 "ELNET_FILES is not set: other machines find what is trained here only where they mount %s",
                 self._context.folder,
             )
-        with stopped_by_signals(self._stop), Lease(self._ledger, self._lose, self.name), self._jobs:
+        with self._term.ended_by_signals(), Lease(self._ledger, self._term.lose, self.name), self._jobs:
             log.info("%s started on %r", self.name, self._ledger)
-            work_until(self._stop, self._start_cycles, self._settings.poll_s)
-        if self._lost_lease:
-            raise LeaseError("the ledger was out of reach for too long, so this worker stopped")
+            self._term.spend(self._start_cycles, self._settings.poll_s)
+        self._term.check_lease()
 
     def _start_cycles(self) -> int:
         started = self._attempts.attempt("cycles", self._jobs.work_off)
         if self._jobs.idle:
             self._context.predictors.keep([])  # the GPU's memory is the next training's
         return started
-
-    def _lose(self) -> None:
-        self._lost_lease = True
-        self._stop.set()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -20,21 +19,19 @@ from typing import Self
 from sqlalchemy.orm import Session
 
 from active_learning import drift, prefill, thresholds, triggers
-from active_learning.context import CycleContext, Interrupted, interruptible
+from active_learning.context import Interrupted, interruptible
 from active_learning.jobs import CycleJobs
 from active_learning.ledger import Ledger, Project, ThresholdChange
 from active_learning.ledger.types import utc_now
 from active_learning.pace import Pace
 from active_learning.ports import ImageSource, LabelingTool
 from active_learning.predictors import PredictorPool
-from active_learning.training_process import Allowance
 from backend import inbox
 from backend.attempts import Attempts
-from backend.claims import LeasedClaims
-from backend.lease import NAME, STANDBY_S, HeldError, Lease, LeaseError, share_of
-from backend.model_files import checkpoints_of, predictors_of
+from backend.lease import NAME, STANDBY_S, HeldError, Lease, share_of
 from backend.settings import Settings
-from backend.stopping import stopped_by_signals, work_until
+from backend.stopping import Term
+from backend.surroundings import cycle_context
 
 log = logging.getLogger(__name__)
 
@@ -67,22 +64,16 @@ class Worker:
     ) -> None:
         self._settings = settings
         self._ledger = ledger
-        self._stop = threading.Event()
-        self._lost_lease = False
-        self._tool = interruptible(tool, self._stop)
-        self._context = CycleContext(
-            ledger=ledger,
-            images=interruptible(images, self._stop),
-            tool=self._tool,
-            predictors=predictors or predictors_of(settings),
-            checkpoints=checkpoints_of(settings),
-            folder=settings.state.resolve(),
-            device=settings.device,
-            training={"trunk": settings.trunk},
-            allowance=Allowance(**settings.trainer.model_dump()),
+        self._term = Term()
+        self._tool = interruptible(tool, self._term.over)
+        self._context = cycle_context(
+            settings,
+            ledger,
+            interruptible(images, self._term.over),
+            self._tool,
+            predictors,
+            self._term,
             share=lambda: share_of(ledger, NAME),
-            claims=LeasedClaims(ledger, self._lose),
-            stop=self._stop,
         )
         self._jobs = CycleJobs(self._context, settings.jobs_url) if cycles else None
         self._attempts = Attempts()
@@ -95,7 +86,7 @@ class Worker:
     def __enter__(self) -> Self:
         self._ledger.check()
         with ExitStack() as stack:
-            stack.enter_context(Lease(self._ledger, self._lose))
+            stack.enter_context(Lease(self._ledger, self._term.lose))
             if self._jobs is not None:
                 stack.enter_context(self._jobs)
             self._held = stack.pop_all()
@@ -103,13 +94,13 @@ class Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop.set()
+        self._term.end()
         self._held.close()
         log.info("worker stopped")
 
     def stop(self) -> None:
         """Ask `run` to end; safe from any thread and from a signal handler."""
-        self._stop.set()
+        self._term.end()
 
     def run(self, *, standby: bool = False) -> None:
         """Work until `stop`, SIGTERM or SIGINT.
@@ -121,8 +112,8 @@ class Worker:
             LeaseError: another worker holds the ledger, or took it over meanwhile.
             LedgerError: the ledger cannot be had, or is of another version.
         """
-        with stopped_by_signals(self._stop), ExitStack() as stack:
-            while not self._stop.is_set():
+        with self._term.ended_by_signals(), ExitStack() as stack:
+            while not self._term.over.is_set():
                 try:
                     stack.enter_context(self)
                     break
@@ -130,14 +121,13 @@ class Worker:
                     if not standby:
                         raise
                     log.info("standing by: %s", error)
-                    self._stop.wait(STANDBY_S)
+                    self._term.over.wait(STANDBY_S)
             with ThreadPoolExecutor(1, "predict") as beside:  # the labeling tool may take its time
                 pause = self._settings.poll_s
-                predicting = beside.submit(work_until, self._stop, self._predict_once, pause)
-                work_until(self._stop, lambda: self._listen() + self._tend(), pause)
+                predicting = beside.submit(self._term.spend, self._predict_once, pause)
+                self._term.spend(lambda: self._listen() + self._tend(), pause)
             predicting.result()
-        if self._lost_lease:
-            raise LeaseError("the lease on the ledger was lost to another worker, so this one stopped")
+        self._term.check_lease()
 
     def run_once(self) -> int:
         """Do a bounded part of everything that there is to do, one after the other.
@@ -258,8 +248,3 @@ class Worker:
             cycle = triggers.request(session, session.get_one(Project, project_id), why)
             log.info("cycle %d of project %d requested: %s", cycle.id, project_id, why)
         return 1
-
-    def _lose(self) -> None:
-        """The lease is gone: stop before another worker and this one do the same work."""
-        self._lost_lease = True
-        self._stop.set()

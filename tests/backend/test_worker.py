@@ -220,7 +220,7 @@ def test_a_lost_lease_stops_the_worker(rig: Rig, monkeypatch: pytest.MonkeyPatch
         session.execute(update(WorkerLease).values(holder="another"))
     thread.join(30)
     assert not thread.is_alive()
-    assert "lost to another worker" in str(said[0])
+    assert "lease on the ledger was lost" in str(said[0])
 
 
 def test_a_ledger_without_tables_is_refused(tmp_path: Path) -> None:
