@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
+from active_learning import routing
 from active_learning.ledger import Label, LabelSource, Prediction, Project, Task, TaskStatus, Tombstone
-from active_learning.routing import is_blind
 
 QUALITY_STEP = 0.005  # smaller moves are not worth a call of the tool each
 PRIORITY_STEP = 0.02
@@ -64,9 +64,7 @@ def lacks_prefill(row: Row, project: Project, version: str) -> bool:
 
 def hides_mask(row: Row, project: Project, version: str) -> bool:
     """The prefill is to be shown without its mask."""
-    if row.status is not TaskStatus.AUDIT:
-        return False
-    return is_blind(project, version, row.task_id, holdout=row.holdout)
+    return routing.hides_mask(project, version, row.task_id, row.status, holdout=row.holdout)
 
 
 def to_accept(row: Row) -> bool:

@@ -65,6 +65,19 @@ def is_blind(project: Project, version: str, task_id: int, *, holdout: bool) -> 
     return audited and seeded("blind", version, task_id) < project.blind_share
 
 
+def hides_mask(project: Project, version: str, task_id: int, status: TaskStatus, *, holdout: bool) -> bool:
+    """Whether an audit of the task is open and blind: until it is labelled nobody is shown its mask.
+
+    Args:
+        project: with its shares.
+        version: name of the champion.
+        task_id: in the ledger.
+        status: of the task.
+        holdout: as in `is_blind`.
+    """
+    return status is TaskStatus.AUDIT and is_blind(project, version, task_id, holdout=holdout)
+
+
 def route(session: Session, project: Project, tasks: Iterable[Task] | None = None) -> int:
     """Route tasks by the champion's predictions, and write down every decision that is new.
 

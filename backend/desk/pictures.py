@@ -6,7 +6,7 @@ import io
 from typing import Final
 
 import numpy as np
-from flask import Blueprint, Response, request, send_file
+from flask import Blueprint, Response, request, send_file, url_for
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
@@ -17,6 +17,7 @@ from werkzeug.exceptions import NotFound
 from active_learning.labels import current_label
 from active_learning.ledger import ModelVersion, Prediction, Project, Task
 from active_learning.ports import ImageUnavailableError
+from active_learning.routing import hides_mask
 from backend.content_cache import ContentCache
 from backend.desk.project_page import open_project
 from backend.services import services
@@ -29,6 +30,25 @@ LABEL_COLOUR: Final = (25, 211, 255)
 CLASS_COLOURS: Final = ((255, 122, 0), (232, 62, 200), (255, 224, 51), (80, 220, 90), (120, 140, 255))
 _VEIL: Final = 70  # alpha, of 255
 _COVERED: Final = 0.4  # of a small pixel that a mask must cover to be seen in it
+
+
+def layers(
+    project: Project, task: int, version: str | None = None, *, labelled: bool = False
+) -> list[tuple[str, str]]:
+    """What pages lay over a picture: "model" or "label", and the address of each mask.
+
+    Args:
+        project: the project.
+        task: id in Label Studio.
+        version: whose mask; None: no version's.
+        labelled: what a human drew, too.
+    """
+    names = [("model", version)] if version is not None else []
+    names += [("label", LABEL)] if labelled else []
+    return [
+        (layer, url_for("desk_pictures.mask", project_id=project.id, task=task, name=name))
+        for layer, name in names
+    ]
 
 
 @blueprint.get("/<int:project_id>/pictures/<int:task>.jpg")
@@ -58,7 +78,11 @@ def mask(project_id: int, task: int, name: str) -> Response:
     """The masks of a version, or what a human drew (`label`), as outlines on nothing."""
     side = _side()
     with open_project(project_id) as (session, project):
-        masks = _masks(session, _task(session, project, task), name)
+        row = _task(session, project, task)
+        version = project.champion.name if project.champion else name
+        if name != LABEL and hides_mask(project, version, row.id, row.status, holdout=row.holdout):
+            raise NotFound(f"Task {task} waits for a blind audit: nobody sees its masks before the label.")
+        masks = _masks(session, row, name)
     if name == LABEL:
         drawn = overlay(np.array([masks.any(axis=0)]), side, (LABEL_COLOUR,), veil=0)
     else:

@@ -12,8 +12,8 @@ from typing import Final
 from sqlalchemy import select
 from sqlalchemy.orm import Session, aliased
 
-from active_learning.ledger import ModelVersion, Prediction, Task
-from active_learning.routing import OPEN
+from active_learning.ledger import ModelVersion, Prediction, Project, Task
+from active_learning.routing import OPEN, hides_mask
 
 SAMPLE: Final = 1000  # predictions that are looked at, the newest
 SHOWN: Final = 3
@@ -31,7 +31,7 @@ class Shift:
 
 @dataclass(frozen=True, slots=True)
 class Shifts:
-    """Unlabelled images that two versions have predicted.
+    """Unlabelled images that two versions have predicted; of an open blind audit nothing is told.
 
     Attributes:
         images: of the newest `SAMPLE` predictions.
@@ -48,10 +48,12 @@ class Shifts:
 
 def shifts(session: Session, version: ModelVersion, other: ModelVersion) -> Shifts | None:
     """From the other version to this one; None where no unlabelled image has predictions of both."""
+    project = session.get_one(Project, version.project_id)
+    champion = project.champion.name if project.champion else version.name
     mine, its = aliased(Prediction), aliased(Prediction)
     newest = select(Prediction.id).where(Prediction.model_version_id == version.id)
     query = (
-        select(Task.tool_task_id, mine.quality, its.quality)
+        select(Task.tool_task_id, Task.id, Task.status, Task.holdout, mine.quality, its.quality)
         .join(mine, mine.task_id == Task.id)
         .join(its, (its.task_id == Task.id) & (its.model_version_id == other.id))
         .where(
@@ -60,7 +62,9 @@ def shifts(session: Session, version: ModelVersion, other: ModelVersion) -> Shif
         )
     )
     found = [
-        Shift(task, quality, before, quality - before) for task, quality, before in session.execute(query)
+        Shift(task, quality, before, quality - before)
+        for task, task_id, status, holdout, quality, before in session.execute(query)
+        if not hides_mask(project, champion, task_id, status, holdout=holdout)
     ]
     if not found:
         return None

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from active_learning.ledger import Task, TaskStatus
 from active_learning.ports import ImageUnavailableError
 from backend.desk.pictures import overlay
 
@@ -33,6 +34,20 @@ def test_masks_of_a_version_and_of_a_human(spills):
     assert drawn[1, 3, 3] > 0
     assert drawn[3, 3, 3] == 0
     assert tuple(made[3, 3, :3]) != tuple(drawn[1, 3, :3])
+
+
+def test_masks_of_an_open_blind_audit_are_shown_to_nobody(spills):
+    [task] = spills.add(0.6)
+    with spills.ledger.session() as session:
+        project = spills.project(session)
+        project.audit_share = project.blind_share = 1.0
+        session.get_one(Task, task.id).status = TaskStatus.AUDIT
+    path = f"{spills.path}/pictures/{task.tool_task_id}/elnet-0001.png"
+    answer = spills.client.get(path)
+    assert answer.status_code == 404
+    assert "blind audit" in answer.get_data(as_text=True)
+    spills.label(task)
+    assert spills.client.get(path).status_code == 200
 
 
 @pytest.mark.parametrize("path", ["99.jpg", "0/label.png", "0/elnet-0009.png", "99/elnet-0001.png"])

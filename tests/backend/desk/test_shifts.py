@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from active_learning.ledger import ModelVersion, Task, TaskStatus
+from active_learning.ledger import ModelVersion, Project, Task, TaskStatus
 from backend.desk import shifts
 from backend.desk.shifts import Shifts
 
@@ -44,6 +44,17 @@ def test_what_rose_and_what_fell(two: Any) -> None:
 def test_what_people_labelled_does_not_count(two: Any) -> None:
     with two.ledger.session() as session:
         session.get_one(Task, 1).status = TaskStatus.DONE
+    assert moved(ask(two)) == ([], [(102, -0.1)])
+
+
+def test_nothing_is_told_of_an_open_blind_audit(two: Any) -> None:
+    with two.ledger.session() as session:
+        project = session.get_one(Project, 1)
+        project.audit_share = 1.0
+        session.get_one(Task, 1).status = TaskStatus.AUDIT
+    assert moved(ask(two)) == ([(101, 0.4)], [(102, -0.1)])
+    with two.ledger.session() as session:
+        session.get_one(Project, 1).blind_share = 1.0
     assert moved(ask(two)) == ([], [(102, -0.1)])
 
 
