@@ -86,6 +86,14 @@ class Checkpoints:
         self.fetch(address)
         return address
 
+    def folder(self, named: str) -> Path:
+        """The folder of this machine that a path or an address names.
+
+        Raises:
+            FilesError: as `fetch`.
+        """
+        return self.fetch(named) if "://" in named else Path(named)
+
     def local(self, version: ModelVersion) -> Path:
         """A folder of this machine that holds a version's checkpoint, the one that was registered.
 
@@ -93,7 +101,7 @@ class Checkpoints:
             CheckpointError: it is not there, or is another one.
             FilesError: as `fetch`.
         """
-        folder = self.fetch(version.path) if "://" in version.path else Path(version.path)
+        folder = self.folder(version.path)
         try:
             found = read_card(folder).weights_sha256
         except CheckpointError as error:

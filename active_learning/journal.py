@@ -37,6 +37,15 @@ def takeovers(session: Session, cycle_id: int) -> int:
     return session.scalar(select(func.count()).where(mine, CycleEvent.step == TAKEN_OVER, since)) or 0
 
 
+def last_epoch(session: Session, cycle_id: int) -> dict[str, Any] | None:
+    """What a cycle's training reported last: `epoch`, `epochs`, `loss`; None: it has not come so far."""
+    epochs = CycleEvent.data["epochs"].as_integer()
+    events = select(CycleEvent.data).where(
+        CycleEvent.cycle_id == cycle_id, CycleEvent.step == "train", epochs.is_not(None)
+    )
+    return session.scalar(events.order_by(CycleEvent.id.desc()).limit(1))
+
+
 class Journal:
     """One cycle's row and events."""
 

@@ -9,7 +9,7 @@ made before the label was, so no model is asked about what it has learned by hea
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import combinations, groupby
@@ -149,14 +149,18 @@ def suspects(session: Session, project: Project, least: float = SHORTFALL) -> li
         project: the project.
         least: smallest shortfall, in [0, 1].
     """
-    found = [one for one in judgements(session, project) if one.shortfall >= least]
-    return sorted(found, key=lambda one: -one.shortfall)
+    return doubtful(judgements(session, project), least)
+
+
+def doubtful(said: Iterable[Judgement], least: float = SHORTFALL) -> list[Judgement]:
+    """Those of judgements that are `suspects`."""
+    return sorted((one for one in said if one.shortfall >= least), key=lambda one: -one.shortfall)
 
 
 def agreements(session: Session, project: Project) -> list[Agreement]:
     """Every two people's labels of one image, lowest IoU first; of each person the latest that counts."""
     said = living(project.id, sources=PEOPLE)
-    counts = (said.c.id == Label.id) & said.c.source.in_(PEOPLE) & said.c.cancelled.is_(False)
+    counts = (said.c.id == Label.id) & said.c.cancelled.is_(False)
     several = (
         select(Label.task_id)
         .join(said, counts)

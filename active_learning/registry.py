@@ -122,6 +122,12 @@ def promote(session: Session, version: ModelVersion, who: str | None = None) -> 
     )
 
 
+def challengers(session: Session, project: Project) -> list[str]:
+    """Names of the versions that wait for a lead's word, the oldest first."""
+    mine = (ModelVersion.project_id == project.id, ModelVersion.state == ModelState.CHALLENGER)
+    return list(session.scalars(select(ModelVersion.name).where(*mine).order_by(ModelVersion.id)))
+
+
 def challenge(session: Session, version: ModelVersion) -> None:
     """Write down that it is better than the champion and waits for a lead's word. Safe to repeat."""
     lock_project(session, version.project_id)

@@ -61,7 +61,7 @@ class Outlook:
 
 def due(session: Session, project: Project, now: datetime) -> str | None:
     """The trigger of a cycle that should begin now, for `request`; None when there is nothing to do."""
-    last = _last_cycle(session, project)
+    last = last_cycle(session, project)
     if _held_back(project, last, now) is not None:  # asked for every few seconds, and the rest takes queries
         return None
     return outlook(session, project, now).starts
@@ -81,7 +81,7 @@ def outlook(session: Session, project: Project, now: datetime) -> Outlook:
         project: the project.
         now: the time of day, aware of its zone.
     """
-    last = _last_cycle(session, project)
+    last = last_cycle(session, project)
     held_back = _held_back(project, last, now)
     if held_back is not None and last is not None and last.state in ACTIVE:
         return Outlook((), held_back)  # what is looked at below changes while it runs
@@ -96,7 +96,8 @@ def outlook(session: Session, project: Project, now: datetime) -> Outlook:
     return Outlook(conditions, held_back)
 
 
-def _last_cycle(session: Session, project: Project) -> Cycle | None:
+def last_cycle(session: Session, project: Project) -> Cycle | None:
+    """The project's newest cycle."""
     return session.scalar(
         select(Cycle).where(Cycle.project_id == project.id).order_by(Cycle.id.desc()).limit(1)
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, joinedload
 
 from active_learning.ledger import ActionRecord, Project
 
@@ -58,7 +58,7 @@ def latest(
     project: Project | None = None,
     before: int | None = None,
 ) -> list[ActionRecord]:
-    """The newest actions, the newest first.
+    """The newest actions with the projects that they concern, the newest first.
 
     Args:
         session: a reading session.
@@ -68,6 +68,7 @@ def latest(
         before: only those older than the action of this id, to page on.
     """
     wanted = select(ActionRecord).order_by(ActionRecord.id.desc()).limit(limit)
+    wanted = wanted.options(joinedload(ActionRecord.project))
     if who is not None:
         wanted = wanted.where(ActionRecord.who == who)
     if project is not None:

@@ -109,12 +109,12 @@ class Lease:
         session.execute(delete(WorkerLease).where(WorkerLease.heartbeat_at < forgotten))
         others = WorkerLease.name.startswith(CYCLE), WorkerLease.name != self._name
         for held in session.scalars(select(WorkerLease).where(*others)).all():
-            if _age(held) >= STALE_S or _is_dead(held):
+            if silence_s(held) >= STALE_S or _is_dead(held):
                 same = WorkerLease.name == held.name, WorkerLease.heartbeat_at == held.heartbeat_at
                 session.execute(delete(WorkerLease).where(*same))
 
     def _refuse_if_alive(self, held: WorkerLease) -> None:
-        age = _age(held)
+        age = silence_s(held)
         if age >= STALE_S:
             log.warning("taking over from the worker %s on %s, silent for %.0f s", held.pid, held.host, age)
         elif _is_dead(held):
@@ -179,7 +179,7 @@ def _process_space() -> str:
         return "-"
 
 
-def _age(held: WorkerLease) -> float:
+def silence_s(held: WorkerLease) -> float:
     """Seconds since its heartbeat."""
     return (utc_now() - held.heartbeat_at).total_seconds()
 

@@ -14,10 +14,9 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from active_learning import standing, thresholds
-from active_learning.journal import ACTIVE
+from active_learning.journal import ACTIVE, last_epoch
 from active_learning.ledger import (
     Cycle,
-    CycleEvent,
     CycleState,
     InboxEvent,
     InboxState,
@@ -29,6 +28,7 @@ from active_learning.ledger import (
     WorkerLease,
 )
 from active_learning.ledger.types import utc_now
+from backend.lease import silence_s
 
 
 class LedgerCollector(Collector):
@@ -47,7 +47,7 @@ class LedgerCollector(Collector):
         with self._ledger.session(write=False) as session:
             projects = session.scalars(select(Project).order_by(Project.id)).all()
             yield from _inbox(session, now)
-            yield from _worker(session, now)
+            yield from _worker(session)
             yield _tasks(session, projects)
             yield _predictions(session)
             yield _labels(session)
@@ -72,12 +72,12 @@ def _inbox(session: Session, now: datetime) -> Iterator[Metric]:
     yield GaugeMetricFamily("elnet_inbox_lag_seconds", "Age of the oldest event that waits", value=lag)
 
 
-def _worker(session: Session, now: datetime) -> Iterator[Metric]:
+def _worker(session: Session) -> Iterator[Metric]:
     ages = GaugeMetricFamily(
         "elnet_worker_silence_seconds", "Since a worker's heartbeat", labels=["worker", "host"]
     )
     for worker in session.scalars(select(WorkerLease)):
-        ages.add_metric([worker.name, worker.host], (now - worker.heartbeat_at).total_seconds())
+        ages.add_metric([worker.name, worker.host], silence_s(worker))
     yield ages
 
 
@@ -144,21 +144,11 @@ def _cycles(session: Session, now: datetime) -> Iterator[Metric]:
     for cycle in session.scalars(select(Cycle).where(Cycle.state.in_(ACTIVE)).order_by(Cycle.id)):
         name = cycle.project.name
         age.add_metric([name, cycle.step or "requested"], (now - cycle.requested_at).total_seconds())
-        said = _training(session, cycle)
+        said = last_epoch(session, cycle.id)
         if said is not None:
             share.add_metric([name], said["epoch"] / said["epochs"])
             loss.add_metric([name], said["loss"])
     yield from (age, share, loss)
-
-
-def _training(session: Session, cycle: Cycle) -> dict[str, float] | None:
-    """The last epoch that a cycle's training has reported."""
-    events = (
-        select(CycleEvent.data)
-        .where(CycleEvent.cycle_id == cycle.id, CycleEvent.step == "train")
-        .order_by(CycleEvent.id.desc())
-    )
-    return next((data for data in session.scalars(events) if "epochs" in data), None)
 
 
 def _quality(session: Session, projects: Iterable[Project]) -> Iterator[Metric]:

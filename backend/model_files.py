@@ -26,4 +26,4 @@ def checkpoint_folder(named: str) -> Path:
         FilesError: the address cannot be fetched.
         SettingsError: the settings are not valid.
     """
-    return checkpoints_of(load_settings()).fetch(named) if "://" in named else Path(named)
+    return checkpoints_of(load_settings()).folder(named)

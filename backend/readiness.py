@@ -8,8 +8,7 @@ from flask import Blueprint
 
 from active_learning.ledger import WorkerLease
 from active_learning.ledger.failures import LedgerError
-from active_learning.ledger.types import utc_now
-from backend.lease import NAME
+from backend.lease import NAME, silence_s
 from backend.services import services
 
 blueprint = Blueprint("readiness", __name__)
@@ -29,5 +28,5 @@ def ready() -> tuple[dict[str, Any], int]:
             worker = session.get(WorkerLease, NAME)
     except LedgerError as error:
         return {"ready": False, "reason": str(error)}, 503
-    silence = None if worker is None else round((utc_now() - worker.heartbeat_at).total_seconds(), 1)
+    silence = None if worker is None else round(silence_s(worker), 1)
     return {"ready": True, "worker_silent_s": silence}, 200

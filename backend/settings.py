@@ -41,6 +41,16 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+def _none_as_text(value: object) -> object:
+    return None if isinstance(value, str) and value.lower() == "none" else value
+
+
+def _web_address(value: str | None) -> str | None:
+    if value is not None and not value.startswith(("http://", "https://")):
+        raise ValueError(f"{value!r} must start with http:// or https://")
+    return value.rstrip("/") if value else None
+
+
 class LabelStudioSettings(_Section):
     """The Label Studio server. Without a url, an embedded one is started from its own environment."""
 
@@ -52,12 +62,7 @@ class LabelStudioSettings(_Section):
     username: str = "lead@elnet.local"  # of the embedded server
     document_root: str | None = None  # local files root as the server itself sees it; default: as seen here
 
-    @field_validator("url")
-    @classmethod
-    def _no_trailing_slash(cls, value: str | None) -> str | None:
-        if value is not None and not value.startswith(("http://", "https://")):
-            raise ValueError(f"{value!r} must start with http:// or https://")
-        return value.rstrip("/") if value else None
+    _is_address = field_validator("url")(_web_address)
 
 
 class WebSettings(_Section):
@@ -78,10 +83,7 @@ class RoleRules(_Section):
     roles: dict[str, RoleName] = {}  # group -> role; the highest counts, anew at each sign-in
     default_role: RoleName | None = None  # of who is in none of these groups; None: is not let in
 
-    @field_validator("default_role", mode="before")
-    @classmethod
-    def _none_as_text(cls, value: object) -> object:
-        return None if isinstance(value, str) and value.lower() == "none" else value
+    _none_as_text = field_validator("default_role", mode="before")(_none_as_text)
 
 
 class ProxySettings(RoleRules):
@@ -128,12 +130,7 @@ class DeskSettings(_Section):
     proxy: ProxySettings = ProxySettings()
     oidc: OidcSettings = OidcSettings()
 
-    @field_validator("url")
-    @classmethod
-    def _is_address(cls, value: str | None) -> str | None:
-        if value is not None and not value.startswith(("http://", "https://")):
-            raise ValueError(f"{value!r} must start with http:// or https://")
-        return value
+    _is_address = field_validator("url")(_web_address)
 
     @field_validator("trusted_proxies")
     @classmethod
@@ -188,10 +185,7 @@ class LoopSettings(_Section):
     strategy: Strategy = HYBRID  # that orders the review queue
     training: dict[str, Any] = {}  # overrides of model.training.TrainConfig
 
-    @field_validator("accept_threshold", mode="before")
-    @classmethod
-    def _none_as_text(cls, value: object) -> object:
-        return None if isinstance(value, str) and value.lower() == "none" else value
+    _none_as_text = field_validator("accept_threshold", mode="before")(_none_as_text)
 
 
 class Settings(BaseSettings):

@@ -12,7 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from active_learning import standing, triggers
-from active_learning.ledger import Cycle, InboxEvent, InboxState, Ledger, Project, TaskStatus
+from active_learning.ledger import InboxEvent, InboxState, Ledger, Project, TaskStatus
 from backend import given_labels, projects
 from backend.accounts import FIRST_ADMIN
 from backend.credentials import Credentials
@@ -168,7 +168,5 @@ def _summary_line(session: Session, project: Project) -> str:
     cycle = triggers.active_cycle(session, project)
     if cycle is not None:
         return f"{line}; cycle {cycle.id}: {cycle.step or 'waiting for the worker'}"
-    last = session.scalar(
-        select(Cycle).where(Cycle.project_id == project.id).order_by(Cycle.id.desc()).limit(1)
-    )
+    last = triggers.last_cycle(session, project)
     return f"{line}; cycle {last.id} ended {last.state}: {last.reason}" if last else line

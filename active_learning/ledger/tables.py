@@ -608,3 +608,5 @@ class ActionRecord(Base):
     project_id: Mapped[int | None] = mapped_column(ForeignKey("projects.id"), index=True)
     address: Mapped[str | None] = mapped_column(String(50))  # of the browser; None: at a terminal
     detail: Mapped[dict[str, Any]] = mapped_column(default=dict)
+
+    project: Mapped[Project | None] = relationship()

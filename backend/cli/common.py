@@ -87,16 +87,6 @@ def find_project(session: Session, name: str | None) -> Project:
     raise UnknownProjectError(f"There is no project {name!r}. There are: {names}.")
 
 
-def task_url(project: Project, task: int) -> str:
-    """Where a task opens in the labeling tool.
-
-    Args:
-        project: of the task.
-        task: its id in the tool.
-    """
-    return f"{project.tool_url}/projects/{project.tool_project_id}/data?task={task}"
-
-
 def split_names(text: str) -> list[str]:
     """`oil, ship` -> its names."""
     return [name.strip() for name in text.split(",") if name.strip()]

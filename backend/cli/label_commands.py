@@ -11,7 +11,8 @@ import typer
 
 from active_learning.judgements import SHORTFALL, agreements, suspects
 from active_learning.snapshot import export
-from backend.cli.common import JsonOption, ProjectOption, find_project, ledger_session, show, task_url
+from backend.addresses import task_url
+from backend.cli.common import JsonOption, ProjectOption, find_project, ledger_session, show
 
 labels_app = typer.Typer(help="What people drew.", no_args_is_help=True)
 

@@ -14,7 +14,8 @@ from active_learning import standing
 from active_learning.judgements import Judgement, anchoring, audits
 from active_learning.ledger import TaskStatus
 from active_learning.reliability import Reliability, reliability
-from backend.cli.common import JsonOption, ProjectOption, find_project, ledger_session, show, task_url
+from backend.addresses import task_url
+from backend.cli.common import JsonOption, ProjectOption, find_project, ledger_session, show
 
 
 def queue(

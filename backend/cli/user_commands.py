@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from active_learning.ledger import ApiToken, Project, Role, User
+from active_learning.ledger import ApiToken, Role, User
 from backend import accounts, actions, api_tokens
 from backend.actions import Who
 from backend.cli.common import JsonOption, ProjectOption, find_project, ledger_session, show, who
@@ -113,14 +113,13 @@ def log(
     with ledger_session(write=False) as session:
         only = find_project(session, project) if project else None
         found = actions.latest(session, limit, who=by, project=only)
-        names = {known.id: known.name for known in session.query(Project)}
     rows = [
         {
             "at": action.at,
             "who": action.who,
             "action": action.action,
             "thing": action.thing,
-            "project": names.get(action.project_id) if action.project_id else None,
+            "project": action.project.name if action.project else None,
             "from": action.address or "terminal",
             "detail": action.detail if json_ else ", ".join(f"{k}={v}" for k, v in action.detail.items()),
         }

@@ -79,6 +79,14 @@ def chart(name: str) -> Callable[[Maker], Maker]:
     return register
 
 
+def diagonal() -> alt.Chart:
+    """From (0, 0) to (1, 1), a layer for charts that hold two IoUs against each other."""
+    import altair as alt
+
+    line = alt.Chart(alt.Data(values=[{}])).mark_rule(strokeDash=[4, 4], aria=False)
+    return line.encode(x=alt.datum(0), y=alt.datum(0), x2=alt.datum(1), y2=alt.datum(1))
+
+
 def _made(project_id: int, name: str) -> Chart:
     if name not in _MAKERS:
         raise NotFound(f"There is no chart {name!r}.")
@@ -104,12 +112,7 @@ def specification(project_id: int, name: str) -> Response:
 @blueprint.get("/<int:project_id>/charts/<name>.csv", endpoint="csv")
 def csv_(project_id: int, name: str) -> Response:
     """The data."""
-    made = _made(project_id, name)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(made.rows[0]) if made.rows else [])
-    writer.writeheader()
-    writer.writerows(made.rows)
-    return _download(text.getvalue().encode(), f"{name}.csv", "text/csv")
+    return download_csv(_made(project_id, name).rows, name)
 
 
 @blueprint.get("/<int:project_id>/charts/<name>.png")
@@ -123,6 +126,15 @@ def png(project_id: int, name: str) -> Response:
     drawn = {"width": 640, "height": 360, **_drawn(made)}
     drawn["width"] = 640 if drawn["width"] == "container" else drawn["width"]
     return _download(vl_convert.vegalite_to_png(drawn, scale=2, config=_PNG), f"{name}.png", "image/png")
+
+
+def download_csv(rows: Sequence[Row], name: str) -> Response:
+    """A table to keep: rows with the same keys, its columns; `name`: of the file, without `.csv`."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [])
+    writer.writeheader()
+    writer.writerows(rows)
+    return _download(text.getvalue().encode(), f"{name}.csv", "text/csv")
 
 
 def _download(content: bytes, name: str, kind: str) -> Response:

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from active_learning.gate import MIN_IMAGES, bootstrap
 from active_learning.ledger import Label, ModelVersion, Prediction, Project, Snapshot
 from active_learning.living import current_ids
-from backend.desk.charts import Chart, Row, chart
+from backend.desk.charts import Chart, Row, chart, diagonal
 from backend.desk.models import find_version
 
 if TYPE_CHECKING:
@@ -22,9 +22,15 @@ if TYPE_CHECKING:
 SHOWN: Final = 6  # best and worst images
 SAME: Final = 5e-4  # of IoU: what a page shows as 0.000
 VERDICTS: Final = ("better", "worse", "as good")
-FIGURES: Final = (
-    "fg_iou", "fg_iou_per_image", "miou_2class", "dice", "boundary_f1", "boundary_iou", "cl_dice",
-)  # fmt: skip
+FIGURES: Final = {  # of `model.metrics.Scores`, as pages call them
+    "fg_iou": "IoU over all pixels",
+    "fg_iou_per_image": "IoU, mean over images",
+    "miou_2class": "IoU, mean of foreground and background",
+    "dice": "Dice over all pixels",
+    "boundary_f1": "boundary F at 2 px",
+    "boundary_iou": "boundary IoU",
+    "cl_dice": "centreline Dice",
+}
 
 Entry = Mapping[str, Any]  # of `per_image`, or of a snapshot's manifest
 
@@ -266,9 +272,7 @@ def _draw_scatter(rows: Sequence[Row]) -> alt.TopLevelMixin:
             tooltip=_tooltip(rows),
         )
     )
-    equal = alt.Chart(alt.Data(values=[{}])).mark_rule(strokeDash=[4, 4], aria=False)
-    equal = equal.encode(x=alt.datum(0), y=alt.datum(0), x2=alt.datum(1), y2=alt.datum(1))
-    return alt.layer(equal, points).properties(width="container", height=260)
+    return alt.layer(diagonal(), points).properties(width="container", height=260)
 
 
 def _verdict(rows: Sequence[Row]) -> alt.Color:

@@ -14,8 +14,8 @@ from werkzeug import Response
 from werkzeug.exceptions import NotFound
 
 from active_learning import triggers
-from active_learning.journal import ACTIVE
-from active_learning.ledger import Cycle, CycleEvent, CycleState, ModelVersion, Project
+from active_learning.journal import ACTIVE, last_epoch
+from active_learning.ledger import Cycle, CycleState, ModelVersion, Project
 from active_learning.ledger.types import utc_now
 from active_learning.triggers import CycleActiveError, CycleDoneError, Outlook
 from backend.desk.access import note
@@ -154,11 +154,7 @@ def _facts(
 def _training(session: Session, cycle: Cycle) -> Training | None:
     if cycle.state is not CycleState.RUNNING or cycle.step != "train":
         return None
-    epochs = CycleEvent.data["epochs"].as_integer()
-    events = select(CycleEvent.data).where(
-        CycleEvent.cycle_id == cycle.id, CycleEvent.step == "train", epochs.is_not(None)
-    )
-    said = session.scalar(events.order_by(CycleEvent.id.desc()).limit(1))
+    said = last_epoch(session, cycle.id)
     return None if said is None else Training(said["epoch"], said["epochs"], said["loss"])
 
 

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
 from active_learning.guarantee import Promise, one_of_each_scene, upper_bound
 from active_learning.ledger import Prediction, Project, Task, TaskStatus
-from active_learning.risk import seconds_per_label
+from active_learning.risk import risk_coverage, seconds_per_label
 from active_learning.tallies import BINS, open_routes
 from active_learning.thresholds import Judged
 from backend.addresses import task_url
@@ -90,20 +89,17 @@ def ladder(session: Session, project: Project, promised: Promise, judged: Judged
 def reached(judged: Judged, promised: Promise) -> list[Reached]:
     """The risk-coverage curve of the champion's audits, one mask of each scene."""
     quality, iou = one_of_each_scene(judged.qualities, judged.ious, judged.scenes)
-    rank = np.argsort(-quality, kind="stable")
-    quality, bad = quality[rank], np.cumsum(iou[rank] < promised.iou)
-    ends = [i for i in range(len(quality)) if i + 1 == len(quality) or quality[i + 1] != quality[i]]
     sure = promised.confidence
     return [
         Reached(
-            float(quality[i]),
-            i + 1,
-            int(bad[i]),
-            (i + 1) / len(quality),
-            1 - upper_bound(i + 1 - int(bad[i]), i + 1, sure),
-            upper_bound(int(bad[i]), i + 1, sure),
+            point.threshold,
+            point.accepted,
+            point.failures,
+            point.coverage,
+            1 - upper_bound(point.accepted - point.failures, point.accepted, sure),
+            upper_bound(point.failures, point.accepted, sure),
         )
-        for i in ends
+        for point in risk_coverage(quality.tolist(), iou.tolist(), promised.iou)
     ]
 
 

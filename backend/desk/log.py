@@ -7,10 +7,8 @@ from datetime import datetime
 from typing import Any, Final
 
 from flask import Blueprint, request
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from active_learning.ledger import Project
 from backend.actions import latest
 from backend.desk.project_page import render
 from backend.services import services
@@ -42,7 +40,6 @@ def actions(session: Session, who: str | None = None, before: int | None = None)
         who: only this user's.
         before: only those older than the action of this id, to page on.
     """
-    names = {project_id: name for project_id, name in session.execute(select(Project.id, Project.name))}  # noqa: C416
     return [
         Action(
             one.id,
@@ -50,7 +47,7 @@ def actions(session: Session, who: str | None = None, before: int | None = None)
             one.who,
             one.action,
             one.thing,
-            names.get(one.project_id or 0),
+            one.project.name if one.project else None,
             one.address,
             one.detail,
         )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -15,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from active_learning import lineage
 from active_learning.ledger import Label, ModelState, ModelVersion, Project, Snapshot
+from backend.desk.charts import download_csv
 from backend.desk.comparison import FIGURES, Comparison, compare
 from backend.desk.models import VersionFacts, blueprint, find_version, version_facts
 from backend.desk.project_page import open_project, render
@@ -24,15 +23,6 @@ from backend.desk.summaries import labels_of
 TASKS: Final = 200  # links to images; the file has them all
 OTHERS: Final = 50  # versions that can be chosen to compare with
 _CHUNK: Final = 10_000  # ids in one query
-_MEASURES: Final = {
-    "fg_iou": "IoU over all pixels",
-    "fg_iou_per_image": "IoU, mean over images",
-    "miou_2class": "IoU, mean of foreground and background",
-    "dice": "Dice over all pixels",
-    "boundary_f1": "boundary F at 2 px",
-    "boundary_iou": "boundary IoU",
-    "cl_dice": "centreline Dice",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +170,7 @@ def show(project_id: int, name: str) -> str:
     """The page; `with` names the version that it is compared with."""
     with open_project(project_id) as (session, project):
         found = facts(session, project, name, request.args.get("with"))
-        return render("model.html", project, facts=found, measures=_MEASURES)
+        return render("model.html", project, facts=found, measures=FIGURES)
 
 
 @blueprint.get("/<int:project_id>/models/<name>/labels.csv", endpoint="labels")
@@ -189,12 +179,4 @@ def labels(project_id: int, name: str) -> Response:
     with open_project(project_id) as (session, project):
         find_version(session, project, name)
         rows: list[dict[str, Any]] = [asdict(use) for use in lineage.of_version(session, project, name)]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [])
-    writer.writeheader()
-    writer.writerows(rows)
-    headers = {
-        "Content-Disposition": f'attachment; filename="{name}-labels.csv"',
-        "Cache-Control": "no-store",
-    }
-    return Response(text.getvalue(), content_type="text/csv", headers=headers)
+    return download_csv(rows, f"{name}-labels")

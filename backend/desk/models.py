@@ -92,15 +92,12 @@ def facts(session: Session, project: Project, before: int | None = None) -> Mode
         mine = mine.where(ModelVersion.id < before)
     rows = session.execute(mine.order_by(ModelVersion.id.desc()).limit(PAGE + 1)).all()
     former = registry.former(session, project)
-    waiting = select(ModelVersion.name).where(
-        ModelVersion.project_id == project.id, ModelVersion.state == ModelState.CHALLENGER
-    )
     return Models(
         _facts(session, project, rows[:PAGE]),
         rows[PAGE - 1].id if len(rows) > PAGE else None,
         project.champion.name if project.champion else None,
         former.name if former else None,
-        list(session.scalars(waiting.order_by(ModelVersion.id))),
+        registry.challengers(session, project),
         next_gain(session, project),
     )
 

@@ -10,15 +10,13 @@ from flask import Blueprint
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from active_learning import standing, thresholds, triggers
+from active_learning import registry, standing, thresholds, triggers
 from active_learning.judgements import suspects
 from active_learning.ledger import (
     Cycle,
     CycleState,
     InboxEvent,
     InboxState,
-    ModelState,
-    ModelVersion,
     Project,
     TaskStatus,
     WorkerLease,
@@ -30,7 +28,7 @@ from backend.desk.cycles import CycleFacts, cycle_facts
 from backend.desk.project_page import open_project, render
 from backend.desk.recent import Happening, happenings
 from backend.desk.words import count
-from backend.lease import NAME, STALE_S
+from backend.lease import NAME, STALE_S, silence_s
 
 blueprint = Blueprint("desk_overview", __name__, url_prefix="/desk")
 
@@ -108,9 +106,7 @@ def overview(session: Session, project: Project) -> Overview:
     seconds = seconds_per_label(session, project)
     watch = thresholds.watched(session, project)
     promise = thresholds.standing(project)
-    last = session.scalar(
-        select(Cycle).where(Cycle.project_id == project.id).order_by(Cycle.id.desc()).limit(1)
-    )
+    last = triggers.last_cycle(session, project)
     return Overview(
         project=project.name,
         images=sum(n for status, n in counts.items() if status is not TaskStatus.GONE),
@@ -158,10 +154,7 @@ def _matters(
     if last is not None and last.state is CycleState.FAILED:
         text = f"Cycle {last.id} failed in step {last.step}: {last.reason}"
         found.append(Matter(Level.STOP, text, "desk_cycles.show"))
-    waiting = select(ModelVersion.name).where(
-        ModelVersion.project_id == project.id, ModelVersion.state == ModelState.CHALLENGER
-    )
-    for name in session.scalars(waiting):
+    for name in registry.challengers(session, project):
         text = f"{name} is better than what serves, by the gate, and waits for a lead's word."
         found.append(Matter(Level.DECIDE, text, "desk_models.show"))
     if counts[TaskStatus.FAILED]:
@@ -180,7 +173,7 @@ def _matters(
 def _machinery(session: Session) -> list[Matter]:
     found = []
     worker = session.get(WorkerLease, NAME)
-    silent = None if worker is None else (utc_now() - worker.heartbeat_at).total_seconds()
+    silent = None if worker is None else silence_s(worker)
     if silent is None or silent > STALE_S:
         since = "No worker runs" if silent is None else f"The worker was last heard of {silent:.0f} s ago"
         found.append(

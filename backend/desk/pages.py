@@ -9,6 +9,7 @@ from flask_wtf.csrf import generate_csrf
 from markupsafe import Markup
 
 from active_learning.ledger import Role
+from backend.addresses import task_url
 from backend.desk import (
     api,
     charts,
@@ -59,6 +60,8 @@ def install(app: Flask) -> None:
         meanings=MEANINGS,
         duration=duration,
         csrf=_csrf,
+        layers=pictures.layers,
+        task_url=task_url,
         sentence=sentence,
         span=span,
     )

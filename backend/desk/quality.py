@@ -15,12 +15,11 @@ from active_learning import drift as drifts
 from active_learning import judgements, standing, thresholds
 from active_learning.drift import LEAST_ACCEPTED, LEAST_AUDITED, Drift
 from active_learning.guarantee import fewest
-from active_learning.judgements import LEAST_BLIND, SHORTFALL, Anchoring, Judgement
+from active_learning.judgements import LEAST_BLIND, Anchoring, Judgement
 from active_learning.ledger import LabelSource, Project, TaskStatus
 from active_learning.quality import MIN_SAMPLES, calibration_samples, current_calibrator
 from active_learning.thresholds import FALSE_ALARM, Watch
 from backend.addresses import task_url
-from backend.desk.pictures import LABEL
 from backend.desk.project_page import open_project, render, render_part
 
 blueprint = Blueprint("desk_quality", __name__, url_prefix="/desk")
@@ -119,7 +118,7 @@ def facts(session: Session, project: Project, page: int = 1) -> QualityFacts:
     own = sum(one.version == champion for one in done)
     kinds = {"mask shown": [a for a in done if not a.blind], "blind": [a for a in done if a.blind]}
     shown, blind = (max(0, LEAST_BLIND - len(group)) for group in kinds.values())
-    doubted = sorted((one for _, one in said if one.shortfall >= SHORTFALL), key=lambda one: -one.shortfall)
+    doubted = judgements.doubtful(one for _, one in said)
     version = project.champion
     calibrated_on = current_calibrator(session, version.id).samples if version else 0
     begin = (page - 1) * SUSPECTS
@@ -227,14 +226,6 @@ def drift(session: Session, project: Project) -> DriftFacts:
     return DriftFacts(found, alarming, drifts.USUAL, (LEAST_AUDITED, LEAST_ACCEPTED))
 
 
-def mask_layers(project: Project, label: Judgement) -> list[tuple[str, str]]:
-    """The layers over a suspect's picture: "model" or "label", and the address of each."""
-    return [
-        (layer, url_for("desk_pictures.mask", project_id=project.id, task=label.task, name=name))
-        for layer, name in (("model", label.version), ("label", LABEL))
-    ]
-
-
 @blueprint.get("/<int:project_id>/quality")
 def show(project_id: int) -> str:
     """The page; its charts, the agreement and the drift are asked for by themselves."""
@@ -243,7 +234,7 @@ def show(project_id: int) -> str:
         found = facts(session, project, max(1, page))
         if page != found.page or page > found.pages:
             raise NotFound(f"There is no page {page} of these labels; there are {found.pages}.")
-        return render("quality.html", project, facts=found, mask_layers=mask_layers)
+        return render("quality.html", project, facts=found)
 
 
 @blueprint.get("/<int:project_id>/quality/<part>")

@@ -14,7 +14,7 @@ from active_learning.judgements import audits
 from active_learning.ledger import Project
 from active_learning.reliability import Reliability
 from active_learning.thresholds import FALSE_ALARM
-from backend.desk.charts import Chart, Row, chart
+from backend.desk.charts import Chart, Row, chart, diagonal
 
 if TYPE_CHECKING:
     import altair as alt
@@ -63,21 +63,13 @@ def _reliability(rows: Sequence[Row], found: Reliability | None) -> alt.TopLevel
     points = alt.Chart(data).mark_point(filled=True, opacity=1).encode(
         x=x, y=alt.Y("iou:Q", scale=unit), size=size, tooltip=tips
     )  # fmt: skip
-    drawn = alt.layer(_diagonal(), bars, points).properties(width="container", height=280)
+    drawn = alt.layer(diagonal(), bars, points).properties(width="container", height=280)
     if found is None:
         return drawn
     lines = [f"{found.audits} audits; one mask is off by {found.absolute_error:.3f}"]
     if found.rank_correlation is not None:
         lines.append(f"rank correlation {found.rank_correlation:.2f}")
     return drawn.properties(title=alt.Title(lines, subtitle=MAPS[found.kind]))
-
-
-def _diagonal() -> alt.Chart:
-    import altair as alt
-
-    ends = alt.Data(values=[{"none": 0, "all": 1}])
-    diagonal = alt.Chart(ends).mark_rule(strokeDash=[4, 4])
-    return diagonal.encode(x="none:Q", y="none:Q", x2="all:Q", y2="all:Q")
 
 
 @chart("realised-risk")
@@ -172,7 +164,7 @@ def _predicted_and_true(rows: Sequence[Row]) -> alt.TopLevelMixin:
         shape=alt.Shape("mask:N", scale=alt.Scale(domain=kinds)),
         tooltip=tips,
     )  # fmt: skip
-    return alt.layer(_diagonal(), points).properties(width="container", height=280)
+    return alt.layer(diagonal(), points).properties(width="container", height=280)
 
 
 @chart("quality-over-time")

@@ -20,7 +20,7 @@ from active_learning.policy import PolicyError
 from active_learning.strategy import MEANINGS
 from backend.desk.policy import change
 from backend.desk.project_page import open_project, render, render_part
-from backend.desk.queued_images import ORDER, QueuedImage, mask_layers, queued_images
+from backend.desk.queued_images import ORDER, QueuedImage, queued_images
 from backend.desk.strategy import comparison
 from backend.desk.words import MEANINGS as STATUSES
 from model.errors import ELNetError
@@ -159,7 +159,7 @@ def show(project_id: int) -> tuple[str, int]:
     with open_project(project_id) as (session, project):
         found = facts(session, project, filters, ROWS if table else PAGE)
         shown = {"facts": found, "table": table, "wrong": wrong, "strategies": MEANINGS}
-        page = render("queue.html", project, mask_layers=mask_layers, **shown)
+        page = render("queue.html", project, **shown)
     return page, 400 if wrong else 200
 
 
@@ -181,9 +181,7 @@ def foresee(project_id: int) -> str:
         _check(wanted)
         found = comparison(session, project, wanted)
         back = url_for(".compare", project_id=project_id, strategy=wanted)
-        return render_part(
-            "strategy_order.html", project, f"By {wanted}", back, facts=found, mask_layers=mask_layers
-        )
+        return render_part("strategy_order.html", project, f"By {wanted}", back, facts=found)
 
 
 @blueprint.post("/<int:project_id>/queue/strategy")

@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from flask import url_for
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from active_learning import queue as queues
 from active_learning.ledger import ModelVersion, Prediction, Project, Task, TaskStatus
-from active_learning.routing import is_blind
+from active_learning.routing import hides_mask
 from backend.addresses import task_url
-from backend.desk.pictures import LABEL
 from backend.desk.signal_words import SignalWords, in_words
 
 # That of the queue; elsewhere the least sure first.
@@ -61,6 +59,11 @@ class QueuedImage:
     failure: str | None
     url: str
 
+    @property
+    def mask_by(self) -> str | None:
+        """The version whose mask may be shown."""
+        return None if self.blind else self.version
+
 
 def queued_images(session: Session, project: Project, tasks: Sequence[Task], begin: int) -> list[QueuedImage]:
     """Tasks with what the ledger holds of them.
@@ -77,7 +80,6 @@ def queued_images(session: Session, project: Project, tasks: Sequence[Task], beg
     found = []
     for place, task in enumerate(tasks, begin + 1):
         version, signals = said.get(task.id, (None, None))
-        hidden = task.status is TaskStatus.AUDIT and version is not None
         found.append(
             QueuedImage(
                 place=place,
@@ -89,7 +91,8 @@ def queued_images(session: Session, project: Project, tasks: Sequence[Task], beg
                 priority=task.priority,
                 quality=task.quality,
                 version=version,
-                blind=hidden and is_blind(project, version or "", task.id, holdout=task.holdout),
+                blind=version is not None
+                and hides_mask(project, version, task.id, task.status, holdout=task.holdout),
                 labelled=task.status is TaskStatus.DONE,
                 holdout=task.holdout,
                 signals=None if signals is None else in_words(signals, project.classes),
@@ -112,13 +115,3 @@ def _predictions(
         .order_by(Prediction.model_version_id == project.champion_id, Prediction.id)
     )
     return {task_id: (name, signals) for task_id, name, signals in rows}
-
-
-def mask_layers(project: Project, image: QueuedImage) -> list[tuple[str, str]]:
-    """The layers over an image's picture: "model" or "label", and the address of each."""
-    names = [] if image.version is None or image.blind else [("model", image.version)]
-    names += [("label", LABEL)] if image.labelled else []
-    return [
-        (layer, url_for("desk_pictures.mask", project_id=project.id, task=image.task, name=name))
-        for layer, name in names
-    ]

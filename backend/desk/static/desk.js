@@ -96,7 +96,7 @@ async function loadPart(place) {  // a part of a page that takes longer; without
 
 // The slider of the threshold: everything it tells comes with the page, only the pictures are asked for.
 function threshold(panel) {
-  const { ladder, steps, confidence, iou } = JSON.parse(panel.querySelector("[data-ladder]").textContent);
+  const { ladder, steps, confidence, bad } = JSON.parse(panel.querySelector("[data-ladder]").textContent);
   const range = panel.querySelector("input[type=range]");
   const say = (name, text) => { panel.querySelector(`[data-${name}]`).textContent = text; };
   const number = new Intl.NumberFormat();
@@ -124,7 +124,7 @@ function threshold(panel) {
     say("saved", ladder.seconds === null ? "no label has told its time yet" : `${duration(accepted * ladder.seconds)} saved`);
     say("bad", found ? percent(found.bad / found.scenes) : "-");
     say("bound", found ? `${found.bad} of ${found.scenes}; at most ${percent(found.high)}, ${percent(confidence)} sure` : "");
-    say("note", found ? `Bad: ${panel.dataset.bad || `an IoU below ${iou}`}. ${ladder.waiting ? `${number.format(ladder.waiting)} images wait for a prediction. ` : ""}The bound is of this threshold alone; a promise also guards against choosing it by its looks.`
+    say("note", found ? `Bad: ${bad}. ${ladder.waiting ? `${number.format(ladder.waiting)} images wait for a prediction. ` : ""}The bound is of this threshold alone; a promise also guards against choosing it by its looks.`
       : "No audited mask reaches this threshold, so how good its masks are is unknown.");
     for (const input of document.querySelectorAll("[data-follows]")) input.value = at.toFixed(3);
     point();
@@ -172,8 +172,6 @@ document.addEventListener("DOMContentLoaded", () => {
   keepLive();
   for (const place of document.querySelectorAll("[data-part]")) loadPart(place);
   for (const panel of document.querySelectorAll("[data-slider]")) threshold(panel);
-  for (const box of document.querySelectorAll("input[data-masks]"))
-    box.addEventListener("change", () => document.body.classList.toggle("no-masks", !box.checked));
   for (const box of document.querySelectorAll("input[data-layer]"))
     box.addEventListener("change", () => document.body.classList.toggle(`no-${box.dataset.layer}`, !box.checked));
   confirmFirst(document);

@@ -140,7 +140,7 @@ def test_masks_can_be_hidden(page):
     seen(page, "/threshold")
     mask = page.locator("img.mask").first
     assert mask.evaluate("m => getComputedStyle(m).visibility") == "visible"
-    page.get_by_role("checkbox", name="masks").uncheck()
+    page.get_by_role("checkbox", name="model's mask").uncheck()
     assert mask.evaluate("m => getComputedStyle(m).visibility") == "hidden"
 
 

@@ -52,7 +52,7 @@ def test_the_page_tells_what_can_be_promised(spills):
     page = spills.page("/threshold", risk=10, iou=0.6, confidence=90)
     assert "It can be kept from predicted IoU" in page
     data = json.loads(re.search(r"data-ladder>(.*?)</script>", page, re.DOTALL)[1])
-    assert data["iou"] == 0.6
+    assert data["bad"] == "an IoU below 0.6"
     assert data["ladder"]["reached"][0]["scenes"] == 40
     with spills.ledger.session(write=False) as session:
         found = facts(session, spills.project(session), Promise(0.6, 0.1))
