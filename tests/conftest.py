@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import pytest
 from s3fs import S3FileSystem
-from sqlalchemy import create_engine, text
 
 from active_learning.ledger import Ledger
 from model.raster import write_mask, write_png
+from tests.databases import new_database
 
 
 @pytest.fixture(scope="session")
@@ -96,12 +96,7 @@ def postgresql_server() -> Iterator[str]:
 @pytest.fixture
 def postgresql_url(postgresql_server: str) -> str:
     """The URL of a new, empty PostgreSQL database."""
-    name = f"test_{uuid.uuid4().hex}"
-    engine = create_engine(f"{postgresql_server}/postgres".replace("postgresql:", "postgresql+psycopg:"))
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    engine.dispose()
-    return f"{postgresql_server}/{name}"
+    return new_database(postgresql_server)
 
 
 @pytest.fixture(scope="session")

@@ -36,6 +36,7 @@ from active_learning.ledger import (
 )
 from model.checkpoint import load_checkpoint
 from tests.backend import worker_process as process
+from tests.databases import new_database
 
 SERVERS = 2  # that fork workers at the same time
 STEPS = ["snapshot", "train", "evaluate", "gate", "promote", "recalibrate", "prefill"]
@@ -44,8 +45,9 @@ STEPS = ["snapshot", "train", "evaluate", "gate", "promote", "recalibrate", "pre
 class Faults:
     """Forks workers that die where they are told to."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, postgresql: str | None) -> None:
         self._folder = folder
+        self._postgresql = postgresql
         self._servers: SimpleQueue[subprocess.Popen[str]] = SimpleQueue()
         root = Path(backend.__file__).parents[1]
         for _ in range(SERVERS):
@@ -58,6 +60,8 @@ class Faults:
                 text=True,
             )
             self._servers.put(server)
+        if postgresql is not None:
+            self._begin_database("furnished", "template1")
         settings = process.furnish(folder / "furnished", labelled=6, unlabelled=3)
         assert self.work(folder / "furnished")["status"] == 0  # makes the jobs' tables, which takes a while
         with Ledger(settings.ledger_url) as ledger:
@@ -67,7 +71,15 @@ class Faults:
             process.request(ledger)
 
     def state(self, name: str) -> Path:
-        return Path(shutil.copytree(self._folder / "furnished", self._folder / name))
+        made = Path(shutil.copytree(self._folder / "furnished", self._folder / name))
+        if self._postgresql is not None:
+            self._begin_database(name, (made / "database").read_text().rpartition("/")[2])
+        return made
+
+    def _begin_database(self, name: str, template: str) -> None:
+        assert self._postgresql is not None
+        (self._folder / name).mkdir(exist_ok=True)
+        (self._folder / name / "database").write_text(new_database(self._postgresql, template))
 
     def work(self, state: Path, point: int | None = None) -> dict[str, Any]:
         """What `fault_process` answers."""
@@ -85,9 +97,11 @@ class Faults:
             self._servers.get().communicate()
 
 
-@pytest.fixture(scope="module")
-def faults(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faults]:
-    made = Faults(tmp_path_factory.mktemp("faults"))
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
+def faults(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Faults]:
+    elsewhere = request.param == "postgresql"
+    server = request.getfixturevalue("postgresql_server") if elsewhere else None
+    made = Faults(tmp_path_factory.mktemp("faults"), server)
     yield made
     made.close()
 

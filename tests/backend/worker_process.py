@@ -122,6 +122,9 @@ class FolderImages:
 
 
 def settings_of(state: Path, **values: Any) -> Settings:
+    """Of a worker on a state folder; its file `database`, if any, holds the URL of a ledger elsewhere."""
+    if (elsewhere := state / "database").exists():
+        values["database_url"] = elsewhere.read_text()
     return Settings(state=state, device="cpu", trunk="random-nano", poll_s=0.05, **values)
 
 
