@@ -13,11 +13,13 @@ from typing import Any, Literal, TypeVar, cast
 from active_learning import prefill
 from active_learning.checkpoints import Checkpoints
 from active_learning.claims import Claims, SoleClaims
+from active_learning.inference import MaskPredictor
 from active_learning.ledger import Ledger
 from active_learning.ports import ImageSource, LabelingTool
 from active_learning.predictors import PredictorPool, by_champion
-from active_learning.prefill import WHOLE, MaskPredictor, Share, Upkeep
 from active_learning.training_process import UNLIMITED, Allowance
+from active_learning.upkeep import Upkeep
+from active_learning.waiting import WHOLE, Share
 
 LOCK_POLL_S = 0.5
 TURN_S = 2.0  # that a project's images are predicted before others have their turn

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from active_learning.prefill import CUT, MaskPredictor
+from active_learning.inference import CUT, MaskPredictor
 from active_learning.signals import Signals, features, measure, score
 from model.errors import ELNetError
 from model.metrics import SegmentationMetrics

@@ -12,72 +12,21 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Any, Final
 
-from sqlalchemy import ColumnElement, exists, func, select, true
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.orm import Session, joinedload
+from sqlalchemy import exists, select
+from sqlalchemy.orm import joinedload
 
-from active_learning import queue, routing
-from active_learning.inference import (
-    CUT,
-    Answer,
-    Made,
-    MaskPredictor,
-    PrefillError,
-    ask,
-    opened,
-    rows_of,
-)
-from active_learning.ledger import Ledger, ModelVersion, Prediction, Project, RouteDecision, Task, TaskStatus
-from active_learning.ledger.locking import lock_project
-from active_learning.ledger.types import utc_now
-from active_learning.pace import Pace, remainder
+from active_learning import routing
+from active_learning.inference import Answer, MaskPredictor, PrefillError, ask, opened, rows_of
+from active_learning.ledger import Ledger, Prediction, Project, Task, TaskStatus
+from active_learning.pace import remainder
 from active_learning.ports import ImageSource
-from active_learning.push import PushReport, push
-from active_learning.quality import current_calibrator
-from active_learning.signals import features
+from active_learning.prediction_store import store
+from active_learning.upkeep import Upkeep
+from active_learning.waiting import WHOLE, Share, waiting_tasks
 from model.raster import Raster
 
-__all__ = [
-    "CUT",
-    "WHOLE",
-    "MaskPredictor",
-    "PrefillError",
-    "PushReport",
-    "Share",
-    "Upkeep",
-    "predict_share",
-    "predict_tasks",
-    "predict_waiting",
-    "push",
-]
-
 log = logging.getLogger(__name__)
-
-FIRST_RETRY = timedelta(minutes=1)  # of an image that failed; then 4, 16, 64 minutes ...
-LAST_RETRY = timedelta(days=1)  # ... up to this
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """What one of several workers predicts: the tasks whose id divided by `of` leaves `number`.
-
-    Who has done with its share helps the others, so none waits for a slow or a dead one. What two predict at
-    the same time is stored once.
-    """
-
-    number: int = 0
-    of: int = 1
-
-    def holds(self) -> ColumnElement[bool]:
-        """Of a task."""
-        return Task.id % self.of == self.number if self.of > 1 else true()
-
-
-WHOLE: Final = Share()
 
 
 def predict_waiting(
@@ -137,40 +86,14 @@ def predict_share(
 ) -> int:
     """`predict_waiting` without the rest: what else is to be routed and ordered is another's."""
     began = time.monotonic()
-    waiting = _lacking(ledger, project_id, utc_now(), limit, share)
-    if not waiting and share.of > 1:
-        waiting = _lacking(ledger, project_id, utc_now(), limit or batch, WHOLE, by_chance=True)
-    if not waiting:
+    task_ids = waiting_tasks(ledger, project_id, limit, share)
+    if not task_ids and share.of > 1:
+        task_ids = waiting_tasks(ledger, project_id, limit or batch, by_chance=True)
+    if not task_ids:
         return 0
     now = time.monotonic()
     until = math.inf if seconds is None else now + max(seconds, remainder(now - began))
-    return _predict(ledger, project_id, waiting, predictor, images, batch, routing.OPEN, until)
-
-
-class Upkeep:
-    """Keeps routes and order of a project up to date while its images are predicted."""
-
-    def __init__(self) -> None:
-        self._pace = Pace()
-        self._anew = False  # something was predicted since the whole order was thought over
-
-    def keep(self, ledger: Ledger, project_id: int, stored: int) -> None:
-        """Route what its last decision no longer fits, and order the queue: at once where nothing was stored.
-
-        While some are still to be predicted, the new ones get a place among the others; the whole order is
-        thought over when all are there.
-        """
-        self._anew = self._anew or stored > 0
-        if stored and not self._pace.is_due:
-            return
-        with self._pace.measured():
-            moved = routing.settle(ledger, project_id)
-            if _lacking(ledger, project_id, utc_now(), 1):
-                self._anew = True
-                queue.place_new(ledger, project_id)
-            elif moved or self._anew or _is_unordered(ledger, project_id):
-                queue.reorder(ledger, project_id)
-                self._anew = False
+    return _predict(ledger, project_id, task_ids, predictor, images, batch, routing.OPEN, until)
 
 
 def predict_tasks(
@@ -210,52 +133,6 @@ def predict_tasks(
     return held
 
 
-def _lacking(
-    ledger: Ledger,
-    project_id: int,
-    now: datetime,
-    limit: int | None = None,
-    share: Share = WHOLE,
-    *,
-    by_chance: bool = False,
-) -> list[int]:
-    """Open tasks without a prediction of the champion: the head of the queue first, failed ones last."""
-    with ledger.session(write=False) as session:
-        champion = session.get_one(Project, project_id).champion
-        if champion is None:
-            return []
-        seen = exists().where(Prediction.task_id == Task.id, Prediction.model_version_id == champion.id)
-        place = (func.random(),) if by_chance else (Task.priority.desc().nulls_last(), Task.id)
-        lacking = select(Task.id).where(Task.project_id == project_id, ~seen, share.holds()).order_by(*place)
-        fresh = [status for status in routing.OPEN if status is not TaskStatus.FAILED]
-        found = list(session.scalars(lacking.where(Task.status.in_(fresh)).limit(limit)))
-        if limit is None or len(found) < limit:
-            resting = _resting(session, project_id, champion, now)
-            failed = session.scalars(lacking.where(Task.status == TaskStatus.FAILED))
-            found += [task_id for task_id in failed if task_id not in resting]
-    return found[:limit]
-
-
-def _resting(session: Session, project_id: int, champion: ModelVersion, now: datetime) -> set[int]:
-    """Tasks that failed under this champion, and whose next try is still to come."""
-    failures = session.execute(
-        select(RouteDecision.task_id, func.count(), func.max(RouteDecision.at))
-        .join(Task, Task.id == RouteDecision.task_id)
-        .where(
-            Task.project_id == project_id,
-            Task.status == TaskStatus.FAILED,
-            RouteDecision.status == TaskStatus.FAILED,
-            RouteDecision.at >= (champion.promoted_at or champion.created_at),
-        )
-        .group_by(RouteDecision.task_id)
-    )
-    return {
-        task_id
-        for task_id, count, last in failures
-        if now < last + min(LAST_RETRY, FIRST_RETRY * 4 ** min(count - 1, 8))
-    }
-
-
 def _predict(
     ledger: Ledger,
     project_id: int,
@@ -284,7 +161,7 @@ def _predict(
         )
 
     def keep(answers: list[Answer]) -> int | None:
-        return _store(ledger, project_id, champion.id, rows_of(answers, classes))
+        return store(ledger, project_id, champion.id, rows_of(answers, classes))
 
     stored, before = 0, None
     with ThreadPoolExecutor(1, "store") as beside:  # what was predicted is stored while more is predicted
@@ -331,68 +208,6 @@ def _uris(
         ).all()
     found = {row.id: row.image_uri for row in rows}
     return {task_id: found[task_id] for task_id in task_ids if task_id in found}
-
-
-def _store(ledger: Ledger, project_id: int, champion_id: int, made: list[Made]) -> int | None:
-    """Store what was made, and route it, in one transaction.
-
-    Returns:
-        How many predictions are new; None, with nothing stored, if another champion serves by now.
-    """
-    ids = [one.task_id for one in made]
-    with ledger.session() as session:
-        project = lock_project(session, project_id)
-        if project.champion_id != champion_id:
-            return None
-        calibrator = current_calibrator(session, champion_id)
-        known = {task.id: task for task in session.scalars(select(Task).where(Task.id.in_(ids)))}
-        rows = []
-        for one in made:
-            task = known[one.task_id]
-            if one.row is None:
-                _fail(session, task, one.failure or "")
-                continue
-            told = one.row["signals"]
-            quality = float(calibrator.predict([one.row["score"]], [features(told)])[0])
-            quality = quality if told["usable"] else 0.0
-            rows.append({"task_id": task.id, "model_version_id": champion_id, "quality": quality, **one.row})
-            for name, value in (one.image or {}).items():
-                if value is not None and getattr(task, name) is None:
-                    setattr(task, name, value)
-        stored = _insert(session, rows)
-        session.flush()
-        routing.route(session, project, [known[row["task_id"]] for row in rows])
-    return stored
-
-
-def _insert(session: Session, rows: list[dict[str, Any]]) -> int:
-    """Store predictions; where another process was quicker, the first one stays. Returns how many are new."""
-    if not rows:
-        return 0
-    insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
-    unless_there = ["task_id", "model_version_id"]
-    new = insert(Prediction).on_conflict_do_nothing(index_elements=unless_there).returning(Prediction.id)
-    return len(session.scalars(new, rows).all())
-
-
-def _fail(session: Session, task: Task, reason: str) -> None:
-    """Hand a task that cannot be predicted to a human; what people have labelled stays theirs."""
-    if task.status not in routing.OPEN:
-        return
-    task.status, task.failure, task.quality = TaskStatus.FAILED, reason, None
-    session.add(RouteDecision(task_id=task.id, status=TaskStatus.FAILED, reason=reason))
-
-
-def _is_unordered(ledger: Ledger, project_id: int) -> bool:
-    """Whether a task waits for a human without a place in the queue, or another strategy ordered it."""
-    lost = exists().where(
-        Task.project_id == project_id,
-        Task.status.in_(queue.QUEUES),
-        Task.priority.is_(None),
-    )
-    changed = exists().where(Project.id == project_id, Project.ordered_by.is_distinct_from(Project.strategy))
-    with ledger.session(write=False) as session:
-        return bool(session.scalar(select(changed | lost)))
 
 
 def _held(ledger: Ledger, project_id: int, task_ids: Sequence[int]) -> dict[int, Prediction]:

@@ -18,7 +18,6 @@ from active_learning import (
     evaluation,
     fine_tuning,
     gate,
-    prefill,
     quality,
     registry,
     routing,
@@ -38,6 +37,7 @@ from active_learning.ledger import (
 )
 from active_learning.ledger.locking import lock_project
 from active_learning.ports import ToolUnavailableError
+from active_learning.push import push
 from active_learning.snapshot import restore, take
 from active_learning.split import HOLDOUT
 from model.checkpoint import read_card
@@ -247,7 +247,7 @@ def predict_again(context: CycleContext, journal: Journal) -> Outcome:
                 stored = context.predict_waiting(project_id) > 0
             if not stored or time.monotonic() - told > _TELL_S:
                 with context.alone("push", project_id):
-                    pushed += prefill.push(context.ledger, project_id, context.tool).prefills
+                    pushed += push(context.ledger, project_id, context.tool).prefills
                 told = time.monotonic()
             if stored:
                 done = _predicted(context, project_id)

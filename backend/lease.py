@@ -24,7 +24,7 @@ from sqlalchemy.orm import Session
 from active_learning.ledger import Ledger, WorkerLease
 from active_learning.ledger.failures import LedgerError
 from active_learning.ledger.types import utc_now
-from active_learning.prefill import WHOLE, Share
+from active_learning.waiting import WHOLE, Share
 from model.errors import ELNetError
 
 log = logging.getLogger(__name__)

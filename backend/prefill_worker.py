@@ -6,12 +6,12 @@ import logging
 from functools import partial
 from uuid import uuid4
 
-from active_learning import prefill
 from active_learning.context import LOOKAHEAD, TURN_S, interruptible
+from active_learning.inference import MaskPredictor
 from active_learning.ledger import Ledger
 from active_learning.ports import ImageSource
 from active_learning.predictors import PredictorPool, by_champion
-from active_learning.prefill import MaskPredictor
+from active_learning.prefill import predict_share
 from backend.attempts import Attempts
 from backend.lease import PREFILL, Lease, share_of
 from backend.model_files import predictors_of
@@ -79,7 +79,7 @@ class PrefillWorker:
 
         def predict(predictor: MaskPredictor | None) -> int:
             batch = self._predictors.batch_size
-            return prefill.predict_share(
+            return predict_share(
                 self._ledger, project_id, predictor, self._images, batch, LOOKAHEAD, TURN_S, share
             )
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 
+from active_learning.inference import MaskPredictor
 from active_learning.ledger import Ledger, ModelVersion, Project
-from active_learning.prefill import MaskPredictor
 from backend.settings import Settings
 
 if TYPE_CHECKING:

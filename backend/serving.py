@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from sqlalchemy import select
 
+from active_learning.inference import MaskPredictor
 from active_learning.ledger import Ledger, ModelState, ModelVersion, Prediction, Project, Task
 from active_learning.ledger.failures import LedgerError
 from active_learning.ports import ImageSource, ToolTask
-from active_learning.prefill import MaskPredictor, predict_tasks
+from active_learning.prefill import predict_tasks
 from active_learning.routing import is_blind
 from active_learning.tasks import add_tasks
 from backend.events import EventError, decode_task

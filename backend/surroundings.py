@@ -8,8 +8,8 @@ from active_learning.context import CycleContext
 from active_learning.ledger import Ledger
 from active_learning.ports import ImageSource, LabelingTool
 from active_learning.predictors import PredictorPool
-from active_learning.prefill import WHOLE, Share
 from active_learning.training_process import Allowance
+from active_learning.waiting import WHOLE, Share
 from backend.claims import LeasedClaims
 from backend.model_files import checkpoints_of, predictors_of
 from backend.settings import Settings

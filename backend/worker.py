@@ -18,7 +18,7 @@ from typing import Self
 
 from sqlalchemy.orm import Session
 
-from active_learning import drift, prefill, thresholds, triggers
+from active_learning import drift, thresholds, triggers
 from active_learning.context import Interrupted, interruptible
 from active_learning.jobs import CycleJobs
 from active_learning.ledger import Ledger, Project, ThresholdChange
@@ -26,6 +26,7 @@ from active_learning.ledger.types import utc_now
 from active_learning.pace import Pace
 from active_learning.ports import ImageSource, LabelingTool
 from active_learning.predictors import PredictorPool
+from active_learning.push import push
 from backend import inbox
 from backend.attempts import Attempts
 from backend.lease import NAME, STANDBY_S, HeldError, Lease, share_of
@@ -208,7 +209,7 @@ class Worker:
             if not free:
                 return 0
             with pace.measured():
-                report = prefill.push(self._ledger, project_id, self._tool)
+                report = push(self._ledger, project_id, self._tool)
         told: dict[str, int] = {name: count for name, count in asdict(report).items() if count}
         if told:
             said = ", ".join(f"{count} {name}" for name, count in told.items())

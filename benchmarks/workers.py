@@ -34,6 +34,7 @@ from active_learning import prefill, registry
 from active_learning.ledger import Ledger, ModelVersion, Prediction, Project, Task, WorkerLease
 from active_learning.ports import Acceptance, Placement, Prefill, ToolTask
 from active_learning.predictors import PredictorPool
+from active_learning.push import push
 from backend.label_config import parse_label_config
 from backend.prefill_worker import PrefillWorker
 from backend.regions import masks_to_regions
@@ -255,7 +256,7 @@ def tile(ledger: Ledger, folder: Path, rounds: int) -> None:
         project_id = furnish(ledger, [str(file) for file in files])
         began = time.perf_counter()
         stored = prefill.predict_waiting(ledger, project_id, served, Files(), batch=BATCH)
-        prefill.push(ledger, project_id, TakingTool(ledger))
+        push(ledger, project_id, TakingTool(ledger))
         whole = time.perf_counter() - began
         if stored != len(files):
             raise RuntimeError(f"{stored} of {len(files)} tiles were predicted")

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from active_learning.context import CycleContext, Interrupted, interruptible
+from active_learning.inference import PrefillError
 from active_learning.ledger import Ledger
 from active_learning.predictors import PredictorPool
-from active_learning.prefill import PrefillError
 
 
 @pytest.fixture

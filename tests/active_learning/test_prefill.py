@@ -10,21 +10,17 @@ from typing import Any
 
 import pytest
 
-from active_learning import prefill
+from active_learning import waiting
+from active_learning.inference import PrefillError
 from active_learning.ledger import Calibration, Ledger, Project, Task, TaskStatus
 from active_learning.ledger.types import utc_now
 from active_learning.pace import Pace
 from active_learning.ports import ToolUnavailableError
-from active_learning.prefill import (
-    PrefillError,
-    Share,
-    Upkeep,
-    predict_share,
-    predict_tasks,
-    predict_waiting,
-    push,
-)
+from active_learning.prefill import predict_share, predict_tasks, predict_waiting
+from active_learning.push import push
 from active_learning.thresholds import set_threshold
+from active_learning.upkeep import Upkeep
+from active_learning.waiting import Share
 
 
 def work(loop: Any, model: Any, **options: Any) -> int:
@@ -37,7 +33,7 @@ def status(loop: Any, *ids: int) -> list[str]:
 
 def at(monkeypatch: pytest.MonkeyPatch, **later: float) -> None:
     now = utc_now() + timedelta(**later)
-    monkeypatch.setattr(prefill, "utc_now", lambda: now)
+    monkeypatch.setattr(waiting, "utc_now", lambda: now)
 
 
 def test_without_a_champion_tasks_go_to_humans_in_random_order(loop):

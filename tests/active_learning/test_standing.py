@@ -6,7 +6,8 @@ import pytest
 
 from active_learning import standing
 from active_learning.ledger import InboxEvent, InboxState, Project, Task, TaskStatus
-from active_learning.prefill import predict_waiting, push
+from active_learning.prefill import predict_waiting
+from active_learning.push import push
 
 
 def counts(loop: Any) -> dict[str, int]:

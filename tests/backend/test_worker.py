@@ -37,6 +37,7 @@ from active_learning.ledger import (
 )
 from active_learning.ledger.failures import LedgerError
 from active_learning.ports import ToolUnavailableError
+from active_learning.push import PushReport
 from backend import worker as workers
 from backend.lease import LeaseError
 from backend.worker import Worker
@@ -312,9 +313,7 @@ def test_while_predictions_come_in_the_tool_is_told_now_and_then(
     with rig.worker() as worker:
         monkeypatch.setattr(worker, "_predict", lambda _project_id: left.pop(0) if left else 0)
         pushed: list[int] = []
-        monkeypatch.setattr(
-            workers.prefill, "push", lambda *_: (pushed.append(len(left)), workers.prefill.PushReport())[1]
-        )
+        monkeypatch.setattr(workers, "push", lambda *_: (pushed.append(len(left)), PushReport())[1])
         for _ in range(4):
             worker.run_once()
     assert pushed == [3, 0]  # the first batch, and when all are in
