@@ -1,7 +1,8 @@
 """The users of the desk: who may sign in, in which role, with which password. No HTTP here.
 
 Every change is written down (`backend.actions`). Whoever has a terminal of this machine may do all of it:
-they could change the ledger as well.
+they could change the ledger as well. At the desk nobody takes away their own way in, by a slip or because
+somebody sits at their screen: for that it takes another admin, or the terminal.
 """
 
 from __future__ import annotations
@@ -52,13 +53,18 @@ def find(session: Session, name: str) -> User:
     """
     user = session.scalar(select(User).where(User.name == normalize(name)))
     if user is None:
-        raise UserError(f"There is no user {name!r}: `elnet users` lists them.")
+        raise UserError(f"There is no user {name!r}: the desk's page of users and `elnet users` list them.")
     return user
 
 
 def find_subject(session: Session, subject: str) -> User | None:
     """The user whom a reverse proxy or an identity provider knows by this."""
     return session.scalar(select(User).where(User.subject == subject))
+
+
+def signs_in_by(user: User) -> str:
+    """What proves who they are: "password", "proxy" or "oidc"."""
+    return "password" if user.subject is None else user.subject.partition(":")[0]
 
 
 def add(session: Session, name: str, role: Role, who: Who) -> tuple[User, str]:
@@ -77,12 +83,16 @@ def add(session: Session, name: str, role: Role, who: Who) -> tuple[User, str]:
         UserError: the name is taken, or cannot be one.
     """
     kept = normalize(name)
+    taken = UserError(f"There is a user {kept!r} already.")
     if session.scalar(select(User.id).where(User.name == kept)) is not None:
-        raise UserError(f"There is a user {kept!r} already.")
+        raise taken
     password = one_time_password()
     user = User(name=kept, role=role, password_hash=hash_password(password), must_change_password=True)
     session.add(user)
-    session.flush()
+    try:
+        session.flush()
+    except IntegrityError as error:  # on PostgreSQL: another process was faster
+        raise taken from error
     record(session, who, "user.add", user.name, role=role)
     return user, password
 
@@ -102,7 +112,7 @@ def add_first_admin(ledger: Ledger) -> str | None:
     try:
         with ledger.session() as session:
             return add(session, FIRST_ADMIN, Role.ADMIN, Who("first start"))[1]
-    except (IntegrityError, UserError):  # another process was faster, and tells its password
+    except UserError:  # another process was faster, and tells its password
         return None
 
 
@@ -199,12 +209,11 @@ def reset_password(session: Session, user: User, who: Who) -> str:
     """Give a user a one-time password, which is kept nowhere; their sessions end.
 
     Raises:
-        UserError: somebody else vouches for them.
+        UserError: somebody else vouches for them, or they are who asks, at the desk.
     """
+    _not_oneself(user, who)
     if user.subject is not None:
-        raise UserError(
-            f"{user.name!r} has no password here: {user.subject.partition(':')[0]} vouches for them."
-        )
+        raise UserError(f"{user.name!r} has no password here: {signs_in_by(user)} vouches for them.")
     password = one_time_password()
     user.password_hash, user.must_change_password = hash_password(password), True
     end_sessions(user)
@@ -216,21 +225,24 @@ def set_role(session: Session, user: User, role: Role, who: Who) -> None:
     """Give a user another role; their sessions end.
 
     Raises:
-        UserError: nobody else is an admin.
+        UserError: nobody else is an admin, or they are who asks, at the desk.
     """
+    if role is user.role:
+        return
+    _not_oneself(user, who)
     if role is not Role.ADMIN:
         _keep_an_admin(session, user)
-    if role is not user.role:
-        _assign(session, user, role, who)
+    _assign(session, user, role, who)
 
 
 def set_disabled(session: Session, user: User, disabled: bool, who: Who) -> None:
     """Let a user in no longer, by password, token or session; or again.
 
     Raises:
-        UserError: nobody else is an admin.
+        UserError: nobody else is an admin, or they are who asks, at the desk.
     """
     if disabled:
+        _not_oneself(user, who)
         _keep_an_admin(session, user)
     if user.disabled is not disabled:
         user.disabled = disabled
@@ -242,8 +254,9 @@ def remove(session: Session, user: User, who: Who) -> None:
     """Delete a user and their tokens; what they did stays written down.
 
     Raises:
-        UserError: nobody else is an admin.
+        UserError: nobody else is an admin, or they are who asks, at the desk.
     """
+    _not_oneself(user, who)
     _keep_an_admin(session, user)
     session.execute(delete(ApiToken).where(ApiToken.user_id == user.id))
     session.delete(user)
@@ -260,6 +273,13 @@ def _assign(session: Session, user: User, role: Role, who: Who) -> None:
     record(session, who, "user.role", user.name, before=user.role, after=role)
     user.role = role
     end_sessions(user)
+
+
+def _not_oneself(user: User, who: Who) -> None:
+    if who.address is not None and who.name == user.name:
+        raise UserError(
+            f"{user.name!r} is yourself: it takes another admin, or `elnet users` at the server's terminal."
+        )
 
 
 def _keep_an_admin(session: Session, user: User) -> None:

@@ -55,15 +55,21 @@ def tokens(session: Session, user: User | None = None) -> list[ApiToken]:
     return list(session.scalars(wanted if user is None else wanted.where(ApiToken.user_id == user.id)))
 
 
-def revoke(session: Session, token_id: int, who: Who) -> ApiToken:
+def revoke(session: Session, token_id: int, who: Who, *, of: int | None = None) -> ApiToken:
     """Make a token worthless. Safe to repeat.
 
+    Args:
+        session: a writing session; the caller commits.
+        token_id: which.
+        who: revokes it.
+        of: id of the only user whose it may be; None: anybody's.
+
     Raises:
-        TokenError: there is none of this id.
+        TokenError: there is none of this id, or it is another user's.
     """
     token = session.get(ApiToken, token_id, options=[joinedload(ApiToken.user)])
-    if token is None:
-        raise TokenError(f"There is no token {token_id}: `elnet users token list` lists them.")
+    if token is None or of not in {None, token.user_id}:
+        raise TokenError(f"There is no token {token_id}: the desk and `elnet users token list` list them.")
     if token.revoked_at is None:
         token.revoked_at = utc_now()
         record(session, who, "token.revoke", token.user.name, token=token.id, name=token.name)

@@ -172,11 +172,9 @@ def revoke_token(token_id: Annotated[int, typer.Argument(metavar="ID", help="As 
 def _way_in(user: User) -> str:
     if user.disabled:
         return "disabled"
-    if user.subject is not None:
-        return user.subject.partition(":")[0]
     if user.must_change_password:
         return "one-time password" if user.password_hash else "used one-time password"
-    return "password"
+    return accounts.signs_in_by(user)
 
 
 def _token_row(token: ApiToken) -> dict[str, object]:

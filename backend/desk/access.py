@@ -104,12 +104,17 @@ def requires(role: Role) -> Callable[[Callable[P, T]], Callable[P, T]]:
     return decorate
 
 
+def person() -> Person:
+    """Who asks, in a view that is guarded."""
+    found = current_user()
+    if found is None:
+        raise RuntimeError("a view that is about who asks needs `requires`")
+    return found
+
+
 def who() -> Who:
     """Who acts, for records; somebody must be signed in."""
-    person = current_user()
-    if person is None:
-        raise RuntimeError("a view that changes something needs `requires`")
-    return Who(person.name, client_address())
+    return Who(person().name, client_address())
 
 
 def note(

@@ -1,14 +1,18 @@
-"""/api/v1: all that the desk's pages show and do, as JSON, for programs.
+"""/api/v1: what the desk's pages show and do, as JSON, for programs.
 
 A route is a line of `ROUTES`: what it does is one function of a session and a project, what it takes and
 gives are dataclasses, and the OpenAPI document (`backend.desk.openapi`) is made of the same lines.
+
+Left to the pages is what would open the desk still when a token that leaked has been revoked: users, one-time
+passwords and tokens are not made here, and by token no admin is made or changed (`backend.desk.users`).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Annotated, Any, Final
 
@@ -18,9 +22,22 @@ from sqlalchemy.orm import Session
 from werkzeug.exceptions import BadRequest
 
 from active_learning.guarantee import Promise
-from active_learning.ledger import Project, TaskStatus
+from active_learning.ledger import Project, Role, TaskStatus
 from active_learning.ledger.failures import LedgerError
-from backend.desk import cycle_page, cycles, model_page, models, overview, policy, quality, queue, threshold
+from backend.desk import (
+    account,
+    cycle_page,
+    cycles,
+    model_page,
+    models,
+    overview,
+    policy,
+    quality,
+    queue,
+    threshold,
+    users,
+)
+from backend.desk.access import requires
 from backend.desk.index import ProjectLine, project_lines
 from backend.desk.project_page import open_project
 from backend.desk.strategy import Foreseen, comparison
@@ -106,6 +123,21 @@ class OtherQuery:
 
 
 @dataclass(frozen=True, slots=True)
+class NameBody:
+    """Which user."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class RoleBody:
+    """What a user is to be."""
+
+    name: str
+    role: Role
+
+
+@dataclass(frozen=True, slots=True)
 class Nothing:
     """No body, no query."""
 
@@ -115,13 +147,14 @@ class Route:
     """One operation.
 
     Attributes:
-        method: GET reads; POST changes something, and needs a lead.
-        path: below a project; "" is the project itself.
+        method: GET reads; POST changes something.
+        path: as Flask writes it, below `PREFIX`.
         summary: a sentence for the document.
-        does: session, project, what was given (unless `given` is Nothing), what stands in the path -> the
-            answer.
+        does: session, the project if the path names one, what was given (unless `given` is Nothing), what
+            else stands in the path -> the answer.
         answer: its type.
         given: dataclass of the query (GET) or the JSON body (POST).
+        needs: the role that may; None: viewers look, leads change.
     """
 
     method: str
@@ -130,6 +163,17 @@ class Route:
     does: Callable[..., Any]
     answer: Any
     given: Any = Nothing
+    needs: Role | None = None
+
+    @property
+    def writes(self) -> bool:
+        """Whether it changes something."""
+        return self.method != "GET"
+
+    @property
+    def role(self) -> Role:
+        """The role that may."""
+        return self.needs or (Role.LEAD if self.writes else Role.VIEWER)
 
 
 def _threshold(session: Session, project: Project, given: PromiseQuery) -> threshold.ThresholdFacts:
@@ -181,7 +225,18 @@ def _quality(session: Session, project: Project, given: PageQuery) -> quality.Qu
     return quality.facts(session, project, given.page)
 
 
-ROUTES: Final = (
+def _give_role(session: Session, given: RoleBody) -> users.UserLine:
+    return users.give_role(session, given.name, given.role)
+
+
+def _of_user(does: Callable[[Session, str], users.UserLine]) -> Callable[..., users.UserLine]:
+    def named(session: Session, given: NameBody) -> users.UserLine:
+        return does(session, given.name)
+
+    return named
+
+
+_OF_PROJECT: Final = (
     Route("GET", "", "Where the project stands, and what needs a lead.",
           overview.overview, overview.Overview),
     Route("GET", "/threshold", "What each threshold would do, what can be promised, and its history.",
@@ -222,28 +277,51 @@ ROUTES: Final = (
           _set_policy, policy.Policy, PolicyBody),
 )  # fmt: skip
 
-
-@blueprint.get("/projects")
-def projects() -> Response:
-    """Every project."""
-    with services().ledger.session(write=False) as session:
-        return _answer(project_lines(session), list[ProjectLine])
+ROUTES: Final = (
+    Route("GET", "/projects", "Every project.", project_lines, list[ProjectLine]),
+    *(replace(route, path=f"/projects/<int:project_id>{route.path}") for route in _OF_PROJECT),
+    Route("GET", "/account", "Who asks, and their tokens.", account.facts, account.Account),
+    Route("POST", "/tokens/<int:token_id>/revoke", "Make a token of one's own worthless; an admin anybody's.",
+          account.revoke_token, account.Token, needs=Role.VIEWER),
+    Route("GET", "/users", "Who may sign in, and everybody's tokens.",
+          users.facts, users.Users, needs=Role.ADMIN),
+    Route("POST", "/users/role", "Give a user another role.",
+          _give_role, users.UserLine, RoleBody, Role.ADMIN),
+    Route("POST", "/users/disable", "Let a user in no longer, by password, token or session.",
+          _of_user(users.disable), users.UserLine, NameBody, Role.ADMIN),
+    Route("POST", "/users/enable", "Let a user in again.",
+          _of_user(users.enable), users.UserLine, NameBody, Role.ADMIN),
+    Route("POST", "/users/remove", "Delete a user and their tokens; what they did stays in the log.",
+          _of_user(users.remove), users.UserLine, NameBody, Role.ADMIN),
+)  # fmt: skip
 
 
 def _view(route: Route) -> Callable[..., Response | tuple[Response, int]]:
-    takes, writes = TypeAdapter(route.given), route.method != "GET"
+    takes = TypeAdapter(route.given)
 
-    def view(project_id: int, **path: Any) -> Response | tuple[Response, int]:
-        given = () if route.given is Nothing else (_given(takes, writes),)
+    @requires(route.role)
+    def view(**path: Any) -> Response | tuple[Response, int]:
+        given = () if route.given is Nothing else (_given(takes, route.writes),)
         try:
-            with open_project(project_id, write=writes) as (session, project):
-                return _answer(route.does(session, project, *given, **path), route.answer)
+            with _opened(path.pop("project_id", None), write=route.writes) as opened:
+                return _answer(route.does(*opened, *given, **path), route.answer)
         except LedgerError:
             raise
         except ELNetError as error:
             return jsonify(error=str(error)), HTTPStatus.CONFLICT
 
     return view
+
+
+@contextmanager
+def _opened(project_id: int | None, *, write: bool) -> Iterator[tuple[Any, ...]]:
+    """A transaction, and the project in it, if one is named."""
+    if project_id is not None:
+        with open_project(project_id, write=write) as (session, project):
+            yield session, project
+        return
+    with services().ledger.session(write=write) as session:
+        yield (session,)
 
 
 def _given(takes: TypeAdapter[Any], writes: bool) -> Any:
@@ -261,13 +339,8 @@ def _answer(found: Any, kind: Any) -> Response:
     return Response(TypeAdapter(kind).dump_json(found), content_type="application/json")
 
 
-def path_of(route: Route) -> str:
-    """As Flask writes it, below `PREFIX`."""
-    return f"/projects/<int:project_id>{route.path}"
-
-
 for _route in ROUTES:
     _words = re.sub(r"[^a-z]+", " ", f"{_route.method} {_route.path}".lower()).split()
     blueprint.add_url_rule(
-        path_of(_route), endpoint="_".join(_words), view_func=_view(_route), methods=[_route.method]
+        _route.path, endpoint="_".join(_words), view_func=_view(_route), methods=[_route.method]
     )

@@ -9,8 +9,7 @@ from typing import Any, Final, Literal
 from flask import Blueprint, Response, jsonify
 from pydantic import TypeAdapter
 
-from backend.desk.api import PREFIX, ROUTES, Nothing, Route, path_of
-from backend.desk.index import ProjectLine
+from backend.desk.api import PREFIX, ROUTES, Nothing, Route
 
 blueprint = Blueprint("openapi", __name__, url_prefix=PREFIX)
 
@@ -32,26 +31,24 @@ def show() -> Response:
 
 def document() -> dict[str, Any]:
     """As OpenAPI 3.1 has it."""
-    listed = Route("GET", "", "Every project.", lambda: None, list[ProjectLine])
-    named = [("/projects", listed), *((path_of(route), route) for route in ROUTES)]
     kinds: list[tuple[str, Literal["validation", "serialization"], TypeAdapter[Any]]] = [
-        *((f"answer {i}", "serialization", TypeAdapter(route.answer)) for i, (_, route) in enumerate(named)),
-        *((f"given {i}", "validation", TypeAdapter(route.given)) for i, (_, route) in enumerate(named)),
+        *((f"answer {i}", "serialization", TypeAdapter(route.answer)) for i, route in enumerate(ROUTES)),
+        *((f"given {i}", "validation", TypeAdapter(route.given)) for i, route in enumerate(ROUTES)),
     ]
     schemas, shared = TypeAdapter.json_schemas(kinds, ref_template="#/components/schemas/{model}")
     paths: dict[str, dict[str, Any]] = {}
-    for number, (path, route) in enumerate(named):
+    for number, route in enumerate(ROUTES):
         answer = schemas[f"answer {number}", "serialization"]
         given = schemas[f"given {number}", "validation"]
-        operation = _operation(path, route, answer, given, shared.get("$defs", {}))
-        paths.setdefault(_PARAMETER.sub(r"{\2}", path), {})[route.method.lower()] = operation
+        operation = _operation(route, answer, given, shared.get("$defs", {}))
+        paths.setdefault(_PARAMETER.sub(r"{\2}", route.path), {})[route.method.lower()] = operation
     error = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "ELNet Loop",
             "version": version("elnet-loop"),
-            "description": "All that the leads' desk shows and does. A token comes from `elnet users token`.",
+            "description": "What the leads' desk shows and does. One's page /desk/account makes tokens.",
         },
         "servers": [{"url": PREFIX}],
         "security": [{"token": []}],
@@ -64,13 +61,15 @@ def document() -> dict[str, Any]:
 
 
 def _operation(
-    path: str, route: Route, answer: dict[str, Any], given: dict[str, Any], shared: dict[str, Any]
+    route: Route, answer: dict[str, Any], given: dict[str, Any], shared: dict[str, Any]
 ) -> dict[str, Any]:
-    words = _PARAMETER.sub("", path).replace("/", " ").split()
+    words = _PARAMETER.sub("", route.path).replace("/", " ").split()
     fault = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
     operation: dict[str, Any] = {
-        "operationId": "_".join([route.method.lower(), *words]) + ("_one" if path.endswith(">") else ""),
+        "operationId": "_".join([route.method.lower(), *words])
+        + ("_one" if route.path.endswith(">") else ""),
         "summary": route.summary,
+        "description": f"Needs the role {route.role}.",
         "parameters": [
             {
                 "name": name,
@@ -78,7 +77,7 @@ def _operation(
                 "required": True,
                 "schema": {"type": "integer" if kind == "int" else "string"},
             }
-            for kind, name in _PARAMETER.findall(path)
+            for kind, name in _PARAMETER.findall(route.path)
         ],
         "responses": {
             "200": {"description": "Done.", "content": {"application/json": {"schema": answer}}},

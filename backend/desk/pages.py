@@ -11,6 +11,7 @@ from markupsafe import Markup
 from active_learning.ledger import Role
 from backend.addresses import task_url
 from backend.desk import (
+    account,
     api,
     charts,
     cycle_page,
@@ -27,6 +28,7 @@ from backend.desk import (
     quality_charts,  # noqa: F401 - registers the charts of its page
     queue,
     threshold,
+    users,
 )
 from backend.desk.access import check
 from backend.desk.words import MEANINGS, duration, marked, sentence, span
@@ -44,16 +46,15 @@ PAGES: Final = (
     log,
     charts,
     pictures,
-    api,
     openapi,
 )
 GUARDED: Final = tuple(dict.fromkeys(page.blueprint for page in PAGES))  # two pages may share one
+GUARDED_OTHERWISE: Final = (index, account, users, api)  # they say themselves whom they let in
 
 
 def install(app: Flask) -> None:
     """Add them."""
-    app.register_blueprint(index.blueprint)
-    for blueprint in GUARDED:
+    for blueprint in (*GUARDED, *(page.blueprint for page in GUARDED_OTHERWISE)):
         app.register_blueprint(blueprint)
     app.jinja_env.globals.update(
         statuses=list(MEANINGS),

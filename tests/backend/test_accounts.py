@@ -179,6 +179,27 @@ def test_the_last_admin_stays(ledger, change):
         change(session, accounts.find(session, "root"))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda session, user, who: accounts.set_role(session, user, Role.LEAD, who),
+        lambda session, user, who: accounts.set_disabled(session, user, True, who),
+        lambda session, user, who: accounts.remove(session, user, who),
+        lambda session, user, who: accounts.reset_password(session, user, who),
+    ],
+)
+def test_at_the_desk_nobody_takes_away_their_own_way_in(ledger, change):
+    add(ledger, "Ada", Role.ADMIN)
+    add(ledger, "root", Role.ADMIN)
+    before = actions(ledger)
+    with pytest.raises(UserError, match="'ada' is yourself"), ledger.session() as session:
+        change(session, accounts.find(session, "ada"), ADA)
+    assert actions(ledger) == before
+    with ledger.session() as session:
+        change(session, accounts.find(session, "ada"), Who("ada"))  # at a terminal, whatever its user's name
+    assert actions(ledger) != before
+
+
 def test_the_disabled_may_come_back(ledger):
     add(ledger, "lea")
     give_password(ledger, "lea")

@@ -68,6 +68,17 @@ def test_its_use_is_noted_once_a_minute(ledger, lea, monkeypatch):
     assert noted == [0, 0, 61]
 
 
+def test_one_of_another_user_is_not_there(ledger, lea):
+    token = make(ledger, lea)
+    for of in (lea.id + 1, 0):
+        with pytest.raises(api_tokens.TokenError, match="no token 1"), ledger.session() as session:
+            api_tokens.revoke(session, kept(ledger).id, ADA, of=of)
+    assert api_tokens.owner(ledger, token) is not None
+    with ledger.session() as session:
+        api_tokens.revoke(session, kept(ledger).id, ADA, of=lea.id)
+    assert api_tokens.owner(ledger, token) is None
+
+
 def test_revoking_twice_keeps_the_first_time(ledger, lea):
     token = make(ledger, lea)
     times = []

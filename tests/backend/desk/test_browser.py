@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 import pytest
 from werkzeug.serving import make_server
 
+from active_learning.ledger import Role
+
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
 
@@ -83,24 +85,82 @@ def seen(page: Any, path: str) -> None:
     playwright.expect(page.locator("[data-chart]:not([data-drawn])")).to_have_count(0, timeout=WAIT_MS)
 
 
-def test_every_page_can_be_read_by_everybody(page):
-    for width, scheme in ((1280, "light"), (1280, "dark"), (390, "light")):
+def looks(page: Any) -> Iterator[str]:
+    """At each width and in each colour scheme; tells which."""
+    for width, scheme in ((1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")):
         page.set_viewport_size({"width": width, "height": 900})
         page.emulate_media(color_scheme=scheme)
+        yield f"{page.url} at {width}, {scheme}"
+
+
+def can_be_read(page: Any, look: str) -> None:
+    """By everybody: nothing runs out of the window, and axe finds nothing grave."""
+    wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert wide <= 0, f"{look} is {wide} px too wide"
+    found = axe.Axe().run(page).response["violations"]
+    grave = [
+        (one["id"], [node["html"] for node in one["nodes"]][:3])
+        for one in found
+        if one["impact"] in {"serious", "critical"}
+    ]
+    assert grave == [], look
+
+
+def test_every_page_can_be_read_by_everybody(page):
+    for look in looks(page):
         for path in PAGES:
             seen(page, path)
             assert "cannot be drawn" not in page.inner_text("body")
-            wide = page.evaluate(
-                "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-            )
-            assert wide <= 0, f"{path} is {wide} px too wide at {width}"
-            found = axe.Axe().run(page).response["violations"]
-            grave = [
-                (one["id"], [node["html"] for node in one["nodes"]][:3])
-                for one in found
-                if one["impact"] in {"serious", "critical"}
-            ]
-            assert grave == [], f"{path} at {width}, {scheme}"
+            can_be_read(page, f"{path}: {look}")
+
+
+def test_an_admin_adds_a_user_who_makes_a_token(page, add_user):
+    add_user("ada", Role.ADMIN)
+    page.on("dialog", lambda dialog: dialog.accept())
+
+    def sign_in(name: str, password: str) -> None:
+        page.get_by_role("button", name="Sign out").click()
+        page.get_by_label("Name").fill(name)
+        page.get_by_label("Password").fill(password)
+        page.get_by_role("button", name="Sign in").click()
+        page.get_by_role("button", name="Sign out").wait_for()
+
+    assert page.get_by_role("link", name="Users").count() == 0
+    sign_in("ada", "a few words will do")
+    page.get_by_role("link", name="Users").click()
+    page.get_by_label("Name").fill("vera")
+    page.get_by_role("button", name="Add").click()
+    page.get_by_text("One-time password of vera").wait_for()
+    first = page.locator(".secret code").inner_text()
+    page.get_by_role("button", name="New one-time password").click()
+    playwright.expect(page.locator(".secret code")).not_to_have_text(first)
+    password = page.locator(".secret code").inner_text()
+    for look in looks(page):
+        can_be_read(page, look)
+    sign_in("vera", password)
+    page.get_by_label("New password").fill("vera's own words")
+    page.get_by_label("Once more").fill("vera's own words")
+    page.get_by_role("button", name="Change it").click()
+    page.get_by_role("link", name="vera").click()
+    page.get_by_text("No token yet").wait_for()
+    for look in looks(page):
+        can_be_read(page, look)
+    page.get_by_label("What it is for").fill("nightly export")
+    page.get_by_role("button", name="Make a token").click()
+    page.get_by_text("The token, shown this once").wait_for()
+    for look in looks(page):
+        can_be_read(page, look)
+    page.get_by_role("button", name="Revoke the token for nightly export").click()
+    page.get_by_text("worthless from now on").wait_for()
+    sign_in("ada", "a few words will do")
+    page.goto("/desk/users?user=vera")
+    page.get_by_label("Role").first.select_option("lead")
+    page.get_by_role("button", name="Give this role").click()
+    page.get_by_text("vera is a lead from now on.").wait_for()
+    page.get_by_role("button", name="Remove").click()
+    page.get_by_text("vera is removed.").wait_for()
+    for look in looks(page):
+        can_be_read(page, look)
 
 
 def test_the_slider_answers_without_asking_the_server(page):
