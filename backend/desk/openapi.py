@@ -9,7 +9,8 @@ from typing import Any, Final, Literal
 from flask import Blueprint, Response, jsonify
 from pydantic import TypeAdapter
 
-from backend.desk.api import PREFIX, ROUTES, Nothing, Route
+from backend.desk.api import PREFIX
+from backend.desk.api_routes import ROUTES, Nothing, Route
 
 blueprint = Blueprint("openapi", __name__, url_prefix=PREFIX)
 
