@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from active_learning.inference import CUT, MaskPredictor
 from active_learning.signals import Signals, features, measure, score
@@ -34,6 +35,7 @@ def evaluate(
     classes: Sequence[str],
     *,
     each: Callable[[], None] = lambda: None,
+    keep: Callable[[str, NDArray[np.bool_]], None] = lambda stem, masks: None,
 ) -> dict[str, Any]:
     """Predict every image of a folder and compare with its masks.
 
@@ -42,6 +44,7 @@ def evaluate(
         folder: with images/ and masks/, as `model.pairs.find_pairs` reads them.
         classes: names of the N masks, in their order.
         each: called before each image; what it raises ends the evaluation.
+        keep: called after each image with its stem and the masks that were drawn on it, (N, H, W).
 
     Returns:
         The figures of `model.metrics.Scores` as JSON, with `per_image`, whose entries also have the `score`
@@ -66,8 +69,10 @@ def evaluate(
             raise EvaluationError(
                 f"{predictor.version} predicts {len(found.probability)} classes, {folder} holds {len(names)}"
             )
-        metrics.update(found.probability > CUT, truth, valid, name=pair.stem)
+        masks = found.probability > CUT
+        metrics.update(masks, truth, valid, name=pair.stem)
         measured.append(measure(found, CUT, image.valid))
+        keep(pair.stem, masks & image.valid)
     figures = {**asdict(metrics.compute()), "seconds": statistics.median(seconds)}
     for entry, value in zip(figures["per_image"], measured, strict=True):
         entry |= {"score": score(value), "features": features(value.to_dict())}

@@ -18,6 +18,7 @@ from active_learning import (
     evaluation,
     fine_tuning,
     gate,
+    holdout_masks,
     quality,
     registry,
     routing,
@@ -116,13 +117,16 @@ def evaluate(context: CycleContext, journal: Journal) -> Outcome:
     """Judge challenger and champion on the same holdout: the snapshot's.
 
     The challenger's `ModelVersion.metrics` get its scores, the hash of the snapshot, and, under "champion",
-    the scores of the model that it has to beat. The champion's own metrics stay as they were.
+    the scores of the model that it has to beat. The champion's own metrics stay as they were. The masks of
+    both are kept, for people to look at.
     """
     with context.ledger.session(write=False) as session:
         cycle = session.get_one(Cycle, journal.cycle_id)
         classes = list(cycle.project.classes)
         challenger = session.get_one(ModelVersion, cycle.challenger_id)
         champion = cycle.project.champion
+        holdout = session.get_one(Snapshot, cycle.snapshot_id).manifest[HOLDOUT]
+    tasks = {entry["stem"]: entry["task_id"] for entry in holdout}
     if champion is not None and champion.id == challenger.id:
         raise evaluation.EvaluationError(
             f"{champion.name} has been promoted by hand; nothing is left to judge"
@@ -131,9 +135,10 @@ def evaluate(context: CycleContext, journal: Journal) -> Outcome:
 
     def judge(version: ModelVersion) -> dict[str, Any]:
         predictor = context.predictors.get(version)
-        scores = evaluation.evaluate(
-            predictor, frozen / HOLDOUT, classes, each=lambda: _check(context, journal)
-        )
+        with holdout_masks.keeping(context.ledger, version.id, tasks) as keep:
+            scores = evaluation.evaluate(
+                predictor, frozen / HOLDOUT, classes, each=lambda: _check(context, journal), keep=keep
+            )
         journal.note(
             "evaluate",
             f"{version.name} reaches IoU {scores['fg_iou']:.3f} over all pixels of {_images(scores['n'])}.",
@@ -148,6 +153,7 @@ def evaluate(context: CycleContext, journal: Journal) -> Outcome:
         metrics["champion"] = {"name": champion.name, **judge(champion)}
     with context.ledger.session() as session:
         session.get_one(ModelVersion, challenger.id).metrics = metrics
+    holdout_masks.forget_older(context.ledger, challenger.project_id)
     against = f" against {metrics['champion']['fg_iou']:.3f} of {champion.name}" if champion else ""
     numbers = {key: metrics[key] for key in evaluation.HEADLINE}
     return Outcome(f"{challenger.name} reaches holdout IoU {metrics['fg_iou']:.3f}{against}.", numbers)

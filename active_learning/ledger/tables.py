@@ -300,6 +300,16 @@ class Prediction(Base):
     model_version: Mapped[ModelVersion] = relationship()
 
 
+class HoldoutMask(Base):
+    """What a version drew on an image of the holdout when it was last judged; see `holdout_masks`."""
+
+    __tablename__ = "holdout_masks"
+
+    model_version_id: Mapped[int] = mapped_column(ForeignKey("model_versions.id"), primary_key=True)
+    task_id: Mapped[int] = mapped_column(ForeignKey("tasks.id"), primary_key=True)
+    masks: Mapped[NDArray[np.bool_]] = mapped_column(MaskType)
+
+
 class TaskCount(Base):
     """How many images of a project have a status. Kept by triggers: read only."""
 

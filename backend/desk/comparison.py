@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
-from sqlalchemy import select
+from sqlalchemy import select, union
 from sqlalchemy.orm import Session
 
 from active_learning.gate import MIN_IMAGES, bootstrap
-from active_learning.ledger import Label, ModelVersion, Prediction, Project, Snapshot
+from active_learning.ledger import HoldoutMask, Label, ModelVersion, Prediction, Project, Snapshot, Task
 from active_learning.living import current_ids
+from active_learning.routing import hides_mask
 from backend.desk.charts import Chart, Row, chart, diagonal
 from backend.desk.models import find_version
 
@@ -62,7 +63,7 @@ class ImagePair:
         iou: smoothed IoU of the version, which is what the gate compares.
         other_iou: of the other.
         delta: the one less the other.
-        predicted: whether the ledger holds the version's mask; of images labelled before it none was needed.
+        predicted: whether the version's mask can be shown: the ledger holds it, and no blind audit is open.
         other_predicted: the same of the other.
         labelled: whether the label that judged them is still the image's.
     """
@@ -185,10 +186,7 @@ def _pairs(
     images: Sequence[str],
 ) -> list[ImagePair]:
     tasks = [judged.images[image]["task_id"] for image in images]
-    held = select(Prediction.task_id, Prediction.model_version_id).where(
-        Prediction.task_id.in_(tasks), Prediction.model_version_id.in_([version.id, other.id])
-    )
-    predicted = {tuple(row) for row in session.execute(held)}
+    mine, its = (_shown(session, project, tasks, one) for one in (version, other))
     found = []
     for image, task in zip(images, tasks, strict=True):
         new, old, entry = judged.new[image], judged.old[image], judged.images[image]
@@ -200,12 +198,26 @@ def _pairs(
                 new["smoothed_iou"],
                 old["smoothed_iou"],
                 _delta(judged, image),
-                (task, version.id) in predicted,
-                (task, other.id) in predicted,
+                task in mine,
+                task in its,
                 content == entry["content"],
             )
         )
     return found
+
+
+def _shown(session: Session, project: Project, tasks: Sequence[int], version: ModelVersion) -> set[int]:
+    """Of these tasks, those on which a version's mask can be shown: as it was judged, or drawn before."""
+    held = [
+        select(kind.task_id).where(kind.model_version_id == version.id, kind.task_id.in_(tasks))
+        for kind in (HoldoutMask, Prediction)
+    ]
+    name = (project.champion or version).name
+    return {
+        task.id
+        for task in session.scalars(select(Task).where(Task.id.in_(union(*held))))
+        if not hides_mask(project, name, task.id, task.status, holdout=task.holdout)
+    }
 
 
 def _rows(session: Session, project: Project, query: Mapping[str, str]) -> list[Row]:

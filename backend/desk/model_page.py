@@ -12,6 +12,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from active_learning import lineage
+from active_learning.holdout_masks import KEPT
 from active_learning.ledger import Label, ModelState, ModelVersion, Project, Snapshot
 from backend.desk.charts import download_csv
 from backend.desk.comparison import FIGURES, Comparison, compare
@@ -170,7 +171,7 @@ def show(project_id: int, name: str) -> str:
     """The page; `with` names the version that it is compared with."""
     with open_project(project_id) as (session, project):
         found = facts(session, project, name, request.args.get("with"))
-        return render("model.html", project, facts=found, measures=FIGURES)
+        return render("model.html", project, facts=found, measures=FIGURES, kept=KEPT)
 
 
 @blueprint.get("/<int:project_id>/models/<name>/labels.csv", endpoint="labels")

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from werkzeug.exceptions import NotFound
 
 from active_learning.labels import current_label
-from active_learning.ledger import ModelVersion, Prediction, Project, Task
+from active_learning.ledger import HoldoutMask, ModelVersion, Prediction, Project, Task
 from active_learning.ports import ImageUnavailableError
 from active_learning.routing import hides_mask
 from backend.content_cache import ContentCache
@@ -33,7 +33,12 @@ _COVERED: Final = 0.4  # of a small pixel that a mask must cover to be seen in i
 
 
 def layers(
-    project: Project, task: int, version: str | None = None, *, labelled: bool = False
+    project: Project,
+    task: int,
+    version: str | None = None,
+    *,
+    labelled: bool = False,
+    judged: bool = False,
 ) -> list[tuple[str, str]]:
     """What pages lay over a picture: "model" or "label", and the address of each mask.
 
@@ -42,12 +47,13 @@ def layers(
         task: id in Label Studio.
         version: whose mask; None: no version's.
         labelled: what a human drew, too.
+        judged: the mask that the version was judged by, rather than the one that people were shown.
     """
-    names = [("model", version)] if version is not None else []
-    names += [("label", LABEL)] if labelled else []
+    names = [("model", version, 1 if judged else None)] if version is not None else []
+    names += [("label", LABEL, None)] if labelled else []
     return [
-        (layer, url_for("desk_pictures.mask", project_id=project.id, task=task, name=name))
-        for layer, name in names
+        (layer, url_for("desk_pictures.mask", project_id=project.id, task=task, name=name, judged=asked))
+        for layer, name, asked in names
     ]
 
 
@@ -75,14 +81,18 @@ def image(project_id: int, task: int) -> Response:
 
 @blueprint.get("/<int:project_id>/pictures/<int:task>/<name>.png")
 def mask(project_id: int, task: int, name: str) -> Response:
-    """The masks of a version, or what a human drew (`label`), as outlines on nothing."""
+    """The masks of a version, or what a human drew (`label`), as outlines on nothing.
+
+    `judged` asks for those that the version was judged by, where they are kept, for a page that shows figures
+    of them; other pages are about the prediction, which people were shown.
+    """
     side = _side()
     with open_project(project_id) as (session, project):
         row = _task(session, project, task)
         version = project.champion.name if project.champion else name
         if name != LABEL and hides_mask(project, version, row.id, row.status, holdout=row.holdout):
             raise NotFound(f"Task {task} waits for a blind audit: nobody sees its masks before the label.")
-        masks = _masks(session, row, name)
+        masks = _masks(session, row, name, judged="judged" in request.args)
     if name == LABEL:
         drawn = overlay(np.array([masks.any(axis=0)]), side, (LABEL_COLOUR,), veil=0)
     else:
@@ -90,7 +100,7 @@ def mask(project_id: int, task: int, name: str) -> Response:
     content = io.BytesIO()
     Image.fromarray(drawn).save(content, "PNG")
     response = Response(content.getvalue(), content_type="image/png")
-    # A version's masks never change; a label may.
+    # A version's masks hardly ever change (judged again, by other settings); a label may.
     response.headers["Cache-Control"] = "private, no-cache" if name == LABEL else "private, max-age=86400"
     return response
 
@@ -135,15 +145,16 @@ def _task(session: Session, project: Project, task: int) -> Task:
     return found
 
 
-def _masks(session: Session, task: Task, name: str) -> NDArray[np.bool_]:
+def _masks(session: Session, task: Task, name: str, *, judged: bool) -> NDArray[np.bool_]:
     """(N, H, W) bool."""
     if name == LABEL:
         label = current_label(session, task)
         if label is not None and label.masks is not None and label.masks.size:
             return label.masks
     else:
-        mine = select(Prediction.masks).join(ModelVersion, ModelVersion.id == Prediction.model_version_id)
-        masks = session.scalar(mine.where(Prediction.task_id == task.id, ModelVersion.name == name))
-        if masks is not None:
-            return masks
+        for kind in (HoldoutMask, Prediction) if judged else (Prediction,):
+            mine = select(kind.masks).join(ModelVersion, ModelVersion.id == kind.model_version_id)
+            masks = session.scalar(mine.where(kind.task_id == task.id, ModelVersion.name == name))
+            if masks is not None:
+                return masks
     raise NotFound(f"Task {task.tool_task_id} has no mask by {name!r}.")

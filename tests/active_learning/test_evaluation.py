@@ -88,6 +88,17 @@ def test_what_is_not_valid_counts_nowhere(tmp_path: Path, make_predictor: Any) -
     assert scores["fg_iou"] == pytest.approx(64 / (8 * 16))  # the lower half of the truth is not there
 
 
+def test_masks_are_handed_out_as_they_were_drawn(tmp_path: Path, make_predictor: Any) -> None:
+    write(tmp_path, "a", slice(8, 16), slice(8, 16))
+    write(tmp_path, "b", slice(8, 20), slice(8, 24), alpha=True)
+    drawn: dict[str, Any] = {}
+    evaluate(make_predictor(), tmp_path, ["oil"], keep=drawn.__setitem__)
+    assert list(drawn) == ["a", "b"]
+    assert drawn["a"].shape == (1, 32, 32)
+    assert np.argwhere(drawn["a"][0]).tolist() == [[y, x] for y in range(8, 16) for x in range(8, 16)]
+    assert drawn["b"].sum() == 8 * 12  # nothing where the image holds no data
+
+
 def test_a_model_of_other_classes(tmp_path: Path, make_predictor: Any) -> None:
     write(tmp_path, "a", slice(8, 16), slice(8, 16))
     with pytest.raises(EvaluationError, match="elnet-0001 predicts 2 classes"):

@@ -25,6 +25,7 @@ from active_learning.ledger import (
     ActionRecord,
     Base,
     CycleState,
+    HoldoutMask,
     HoldoutScene,
     Label,
     LabelSource,
@@ -206,6 +207,10 @@ def _broken_rules() -> dict[str, Callable[[], list[Any]]]:
         "quality above 1": lambda: [prediction(quality=1.01)],
         "score that is no number": lambda: [prediction(score=float("nan"))],
         "two predictions of one version": lambda: [prediction()],
+        "two holdout masks of one version": lambda: [
+            HoldoutMask(task_id=1, model_version_id=1, masks=masks) for masks in (MASKS, ~MASKS)
+        ],
+        "holdout mask without a task": lambda: [HoldoutMask(task_id=99, model_version_id=1, masks=MASKS)],
         "prediction without a task": lambda: [prediction(task_id=99)],
         "the same revision twice": lambda: [label(revision="r", masks=MASKS)],
         "label without masks": lambda: [label()],
@@ -317,6 +322,25 @@ def test_an_older_ledger_learns_to_let_versions_wait(tmp_path: Path) -> None:
         with ledger.engine.connect() as connection:
             assert connection.exec_driver_sql("PRAGMA integrity_check").scalar_one() == "ok"
             assert connection.exec_driver_sql("PRAGMA foreign_key_check").all() == []
+
+
+def test_holdout_masks_come_and_go_with_their_revision(url: str) -> None:
+    with Ledger(url) as ledger:
+        for move, revision, there in (
+            (command.upgrade, "0016", True),
+            (command.downgrade, "0015", False),
+        ):
+            with ledger.engine.connect() as connection:
+                config = alembic_config()
+                config.attributes["connection"] = connection
+                move(config, revision)
+            assert ("holdout_masks" in inspect(ledger.engine).get_table_names()) is there
+        ledger.upgrade()
+        _fill(ledger)
+        with ledger.session() as session:
+            session.add(HoldoutMask(task_id=1, model_version_id=1, masks=MASKS))
+        with ledger.session(write=False) as session:
+            assert np.array_equal(session.scalars(select(HoldoutMask)).one().masks, MASKS)
 
 
 def test_upgrade_is_safe_to_repeat_and_keeps_what_is_there(ledger: Ledger) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sqlalchemy import func, select
 
-from active_learning import fine_tuning, registry, steps, triggers
+from active_learning import fine_tuning, holdout_masks, registry, steps, triggers
 from active_learning.checkpoints import Checkpoints
 from active_learning.context import CycleContext
 from active_learning.journal import CycleEndedError, Journal
@@ -19,6 +19,7 @@ from active_learning.ledger import (
     Cycle,
     CycleEvent,
     CycleState,
+    HoldoutMask,
     ModelState,
     ModelVersion,
     Prediction,
@@ -28,6 +29,7 @@ from active_learning.ledger import (
 )
 from active_learning.predictors import PredictorPool
 from active_learning.snapshot import SnapshotError
+from active_learning.snapshot_files import stem_of
 from model.training import main
 
 TRAINING = {"trunk": "random-nano", "size": 32, "epochs": 1, "batch_size": 4, "width": 8, "adapter_dim": 4}
@@ -74,6 +76,21 @@ class Rig:
     def count(self, kind: type[Any]) -> int:
         with self.loop.ledger.session(write=False) as session:
             return session.scalar(select(func.count()).select_from(kind)) or 0
+
+    def holdout_masks(self) -> dict[tuple[int, int], Any]:
+        """(version, task) -> masks."""
+        with self.loop.ledger.session(write=False) as session:
+            rows = session.scalars(select(HoldoutMask))
+            return {(row.model_version_id, row.task_id): row.masks for row in rows}
+
+    @staticmethod
+    def shares(version: int, masks: dict[tuple[int, int], Any]) -> dict[str, float]:
+        """Stem -> how much of the image the version's mask covers."""
+        return {stem_of(task): float(one.mean()) for (by, task), one in masks.items() if by == version}
+
+    @staticmethod
+    def predicted_shares(metrics: dict[str, Any]) -> dict[str, float]:
+        return {entry["image"]: entry["predicted_share"] for entry in metrics["per_image"]}
 
     @property
     def challenger(self) -> ModelVersion:
@@ -200,6 +217,54 @@ def test_evaluate_judges_both_on_the_same_holdout(rig: Rig) -> None:
     assert rig.get(ModelVersion, 1).metrics == before
     assert outcome.message.endswith(f"against {metrics['champion']['fg_iou']:.3f} of elnet-0001.")
     assert any(m.startswith("elnet-0001 reaches IoU") for m in rig.events())
+
+
+def test_evaluate_keeps_the_masks_of_both(rig: Rig) -> None:
+    rig.run("snapshot", "train", "evaluate", "gate", "promote")
+    first = rig.holdout_masks()
+    assert {version for version, _ in first} == {1}
+    assert rig.shares(1, first) == pytest.approx(rig.predicted_shares(rig.challenger.metrics))
+    rig.next_cycle()
+    for task_id in rig.unlabelled:
+        rig.loop.label(task_id)
+    rig.run("snapshot", "train", "evaluate")
+    both, metrics = rig.holdout_masks(), rig.challenger.metrics
+    assert rig.shares(2, both) == pytest.approx(rig.predicted_shares(metrics))
+    assert rig.shares(1, both) == pytest.approx(rig.predicted_shares(metrics["champion"]))
+
+
+def test_evaluate_that_died_halfway_is_repeated(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(holdout_masks, "_ROWS", 1)
+    rig.run("snapshot", "train")
+    holdout = rig.get(Snapshot, rig.get(Cycle).snapshot_id).manifest["holdout"]
+    assert len(holdout) > 1
+    checks = 0
+
+    def die_at_the_second(_: Journal) -> None:
+        nonlocal checks
+        checks += 1
+        if checks == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Journal, "check", die_at_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            rig.run("evaluate")
+    assert list(rig.holdout_masks()) == [(1, holdout[0]["task_id"])]
+    assert rig.challenger.metrics == {}
+    rig.run("evaluate")
+    done = rig.holdout_masks()
+    assert set(done) == {(1, entry["task_id"]) for entry in holdout}
+    rig.run("evaluate")
+    assert {key: masks.tolist() for key, masks in rig.holdout_masks().items()} == {
+        key: masks.tolist() for key, masks in done.items()
+    }
+
+
+def test_evaluate_forgets_the_masks_of_old_versions(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(holdout_masks, "KEPT", 0)
+    rig.run("snapshot", "train", "evaluate")
+    assert rig.holdout_masks() == {}
 
 
 def test_evaluate_stops_when_the_cycle_is_cancelled(rig: Rig) -> None:

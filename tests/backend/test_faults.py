@@ -23,6 +23,7 @@ from active_learning.ledger import (
     Cycle,
     CycleEvent,
     CycleState,
+    HoldoutMask,
     Label,
     Ledger,
     ModelVersion,
@@ -125,6 +126,10 @@ def outcome(state: Path) -> dict[str, Any]:
             "snapshots": [s.sha256 for s in session.scalars(select(Snapshot))],
             "labels": sorted((r.task_id, r.masks.tobytes()) for r in session.scalars(select(Label))),
             "predictions": sorted((p.task_id, round(p.score, 6)) for p in predictions),
+            "holdout masks": sorted(
+                (m.model_version_id, m.task_id, m.masks.tobytes())
+                for m in session.scalars(select(HoldoutMask))
+            ),
             "heard": all(p.tool_prediction_id for p in predictions),
             "tasks": sorted((t.id, t.status, t.failure) for t in session.scalars(select(Task))),
             "routes": sorted(decisions.items()),
@@ -143,6 +148,7 @@ def undisturbed(faults: Faults) -> tuple[int, dict[str, Any]]:
     assert found["cycle"] == (CycleState.PROMOTED, STEPS)
     assert found["finished"] == Counter(STEPS)
     assert found["champion"]
+    assert len(found["holdout masks"]) > 0
     assert (found["promotions"], found["leases"], found["left"]) == (1, 0, [])
     assert len(found["predictions"]) == len(found["tool"]["prefills"]) == 3
     return answer["points"], found

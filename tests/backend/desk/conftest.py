@@ -24,6 +24,7 @@ from active_learning.ledger import (
     Cycle,
     CycleEvent,
     CycleState,
+    HoldoutMask,
     Label,
     LabelSource,
     Ledger,
@@ -412,6 +413,15 @@ class History:
                         masks=np.ones((1, 6, 8), np.bool_),
                     )
                 )
+
+    def judge(self, version: int, *tasks: int) -> None:
+        """Keep masks by which a version was judged: the left half of each image."""
+        masks = np.zeros((1, 6, 8), np.bool_)
+        masks[..., :4] = True
+        with self.ledger.session() as session:
+            session.add_all(
+                HoldoutMask(task_id=task, model_version_id=version, masks=masks) for task in tasks
+            )
 
     def cycle(self, state: CycleState = CycleState.REQUESTED, **values: Any) -> int:
         with self.ledger.session() as session:

@@ -9,7 +9,7 @@ import pytest
 
 from active_learning import registry
 from active_learning.gate import bootstrap
-from active_learning.ledger import Ledger, Project
+from active_learning.ledger import Ledger, Project, Task, TaskStatus
 from backend.desk import comparison
 from backend.desk.comparison import Comparison
 
@@ -127,6 +127,47 @@ def test_it_is_told_which_masks_can_be_shown(history: Any) -> None:
     assert (both.predicted, both.other_predicted, both.labelled) == (True, True, True)
     assert (lost.predicted, lost.other_predicted, lost.labelled) == (False, True, True)
     assert (later.predicted, later.other_predicted, later.labelled) == (False, False, False)
+
+
+def masks_of_holdout(history: Any) -> None:
+    gated(history)
+    history.judge(1, 7, 8)
+    history.judge(2, 7)
+    history.predict(2, 8)
+    found = ask(history, "elnet-0002", "elnet-0001")
+    assert found is not None
+    both, later = found.best
+    [drawn_before] = found.worst
+    assert (both.predicted, both.other_predicted) == (True, True)
+    assert (drawn_before.predicted, drawn_before.other_predicted) == (True, True)
+    assert (later.predicted, later.other_predicted) == (False, False)
+
+
+def test_masks_by_which_versions_were_judged_can_be_shown(history: Any) -> None:
+    masks_of_holdout(history)
+
+
+def test_so_they_can_on_postgresql(postgresql_url: str, make_history: Any) -> None:
+    with Ledger(postgresql_url) as ledger:
+        ledger.upgrade()
+        masks_of_holdout(make_history(ledger))
+
+
+@pytest.mark.parametrize("blind_share", [0.0, 1.0])
+def test_none_can_of_an_open_blind_audit(history: Any, blind_share: float) -> None:
+    """As when the label of an image of the holdout is deleted in the tool."""
+    gated(history)
+    history.judge(1, 7, 8)
+    history.judge(2, 7, 8)
+    with history.ledger.session() as session:
+        session.get_one(Project, history.project_id).blind_share = blind_share
+        task = session.get_one(Task, 7)
+        task.status, task.holdout = TaskStatus.AUDIT, True
+    found = ask(history, "elnet-0002", "elnet-0001")
+    assert found is not None
+    hidden = blind_share == 1.0
+    assert (found.best[0].predicted, found.best[0].other_predicted) == (not hidden, not hidden)
+    assert (found.worst[0].predicted, found.worst[0].other_predicted) == (True, True)
 
 
 @pytest.mark.parametrize("name", ["version-differences", "version-scatter"])

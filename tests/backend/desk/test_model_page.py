@@ -109,6 +109,16 @@ def test_the_page_of_a_challenger_asks_for_a_word(chain: Any, site: Any) -> None
             assert answer.status_code == 200
 
 
+def test_both_masks_by_which_they_were_judged_stand_side_by_side(chain: Any, site: Any) -> None:
+    chain.judge(2, 9)
+    chain.judge(3, 9)
+    page = site.client.get(f"{PATH}/elnet-0003").text
+    assert "mask not kept" not in page
+    for picture in ("109/elnet-0003.png?judged=1", "109/elnet-0002.png?judged=1", "109/label.png"):
+        assert f'src="/desk/1/pictures/{picture}"' in page
+        assert site.client.get(f"/desk/1/pictures/{picture}").status_code == 200
+
+
 def test_the_page_of_the_champion_has_no_buttons_to_move_it(chain: Any, site: Any) -> None:
     page = site.client.get(f"{PATH}/elnet-0002").text
     assert 'method="post"' not in page.partition("<main")[2]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from active_learning.ledger import Task, TaskStatus
+from active_learning.ledger import HoldoutMask, Task, TaskStatus
 from active_learning.ports import ImageUnavailableError
 from backend.desk.pictures import overlay
 
@@ -48,6 +48,40 @@ def test_masks_of_an_open_blind_audit_are_shown_to_nobody(spills):
     assert "blind audit" in answer.get_data(as_text=True)
     spills.label(task)
     assert spills.client.get(path).status_code == 200
+
+
+def test_the_mask_that_a_version_was_judged_by_comes_where_it_is_asked_for(spills):
+    predicted, both = spills.add(0.6, 0.6)
+    judge(spills, both)
+    base = f"{spills.path}/pictures/{both.tool_task_id}/elnet-0001.png"
+    shown, judged = (picture(spills.client.get(base + query)) for query in ("", "?judged=1"))
+    assert (shown[3, 3, 3] > 0, shown[7, 7, 3] > 0) == (True, False)
+    assert (judged[3, 3, 3] > 0, judged[7, 7, 3] > 0) == (False, True)
+    base = f"{spills.path}/pictures/{predicted.tool_task_id}/elnet-0001.png"
+    shown, instead = (picture(spills.client.get(base + query)) for query in ("", "?judged=1"))
+    assert np.array_equal(instead, shown)
+
+
+def test_it_is_hidden_too_while_a_blind_audit_is_open(spills):
+    [task] = spills.add(0.6)
+    judge(spills, task)
+    with spills.ledger.session() as session:
+        spills.project(session).blind_share = 1.0
+        row = session.get_one(Task, task.id)
+        row.status, row.holdout = TaskStatus.AUDIT, True
+    path = f"{spills.path}/pictures/{task.tool_task_id}/elnet-0001.png?judged=1"
+    assert spills.client.get(path).status_code == 404
+    spills.label(task)
+    assert spills.client.get(path).status_code == 200
+
+
+def judge(spills, task):
+    """Keep the mask by which the champion was judged on an image: its lower right quarter."""
+    corner = np.zeros((1, 8, 8), np.bool_)
+    corner[:, 4:, 4:] = True
+    with spills.ledger.session() as session:
+        champion = spills.project(session).champion_id
+        session.add(HoldoutMask(task_id=task.id, model_version_id=champion, masks=corner))
 
 
 @pytest.mark.parametrize("path", ["99.jpg", "0/label.png", "0/elnet-0009.png", "99/elnet-0001.png"])
