@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ from backend.label_studio_install import InstallError, find_program
 from backend.settings import LabelStudioSettings, LoopSettings, Settings, WebSettings
 from backend.stack import Stack
 from model.raster import write_png
+from tests.integration.chromium import chromium
 
 WITHIN_S = 150.0  # for anything to happen: machines that run tests may be slow and busy
 
@@ -101,6 +102,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             tool = LabelStudio.from_settings(stack.settings)
             yield Site(stack, ledger, tool)
             tool.close()
+
+
+@pytest.fixture
+def page(site: Site) -> Iterator[Any]:
+    """A page of a browser."""
+    with chromium() as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session")

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import io
 import re
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -28,6 +26,7 @@ from model.checkpoint import ModelCard, load_trunk, save_checkpoint
 from model.elnet import SAM2ELNet
 from model.hiera import trunk_spec
 from model.metrics import iou
+from tests.integration.chromium import WAIT_MS
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 
@@ -37,11 +36,6 @@ SIDE = 64
 QUALITY = 0.42
 VERSION = "elnet-0001"
 PASSWORD = "only for this test"
-WAIT_MS = 120_000
-ARGUMENTS = (
-    "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync "
-    "--no-first-run"
-)
 
 
 @pytest.fixture
@@ -114,35 +108,6 @@ def _promote(ledger: Ledger, project: Project, folder: Path) -> None:
                 )
             )
         registry.promote(session, version)
-
-
-@pytest.fixture
-def page(site: Any) -> Iterator[Any]:
-    """A page of Debian's Chromium that reaches this machine alone; `page.refused` says what else it tried."""
-    program = shutil.which("chromium")
-    if program is None:
-        pytest.skip("no Chromium here: install the package `chromium`")
-    with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=program, args=ARGUMENTS.split(), timeout=WAIT_MS)
-        context = browser.new_context(viewport={"width": 1400, "height": 1100}, service_workers="block")
-        context.set_default_timeout(WAIT_MS)
-        refused: list[str] = []
-
-        def pass_or_refuse(route: Any) -> None:
-            url = urlsplit(route.request.url)
-            if url.scheme in {"http", "https"} and url.hostname != "127.0.0.1":
-                refused.append(route.request.url)
-                route.abort()
-            else:
-                route.continue_()
-
-        context.route("**/*", pass_or_refuse)
-        opened = context.new_page()
-        opened.refused = refused
-        yield opened
-        context.unroute_all(behavior="ignoreErrors")
-        context.close()
-        browser.close()
 
 
 def _sign_in(page: Any, site: Any) -> None:
