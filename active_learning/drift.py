@@ -19,7 +19,7 @@ from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from active_learning import thresholds
-from active_learning.ledger.tables import (
+from active_learning.ledger import (
     Label,
     LabelSource,
     Prediction,

@@ -17,9 +17,9 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from active_learning import routing
+from active_learning.ledger import HoldoutScene, Project, Scene, Task, TaskStatus
 from active_learning.ledger.draws import seeded
 from active_learning.ledger.locking import lock_project
-from active_learning.ledger.tables import HoldoutScene, Project, Scene, Task, TaskStatus
 from active_learning.split import HOLDOUT, TRAIN
 from model.errors import ELNetError
 

@@ -18,7 +18,7 @@ from statistics import fmean, variance
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from active_learning.ledger.tables import Label, LabelSource, ModelVersion, Prediction, Project, Task
+from active_learning.ledger import Label, LabelSource, ModelVersion, Prediction, Project, Task
 from active_learning.living import PEOPLE, current_ids, living
 from model.metrics import iou
 

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from active_learning.ledger.locking import lock_project
-from active_learning.ledger.tables import (
+from active_learning.ledger import (
     Label,
     LabelSource,
     Prediction,
@@ -29,6 +28,7 @@ from active_learning.ledger.tables import (
     TaskStatus,
     Tombstone,
 )
+from active_learning.ledger.locking import lock_project
 from active_learning.ledger.types import hash_masks
 from active_learning.living import PEOPLE, current_label, current_labels, labels_since, living
 from active_learning.ports import ToolAnnotation

@@ -9,7 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from active_learning import registry
-from active_learning.ledger.tables import ModelVersion, Project, Snapshot
+from active_learning.ledger import ModelVersion, Project, Snapshot
 from active_learning.split import HOLDOUT, TRAIN
 
 

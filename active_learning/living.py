@@ -7,7 +7,7 @@ from collections.abc import Collection
 from sqlalchemy import Select, Subquery, case, exists, func, select
 from sqlalchemy.orm import Session
 
-from active_learning.ledger.tables import Label, LabelSource, Project, Snapshot, Task, TaskStatus, Tombstone
+from active_learning.ledger import Label, LabelSource, Project, Snapshot, Task, TaskStatus, Tombstone
 
 PEOPLE = (LabelSource.HUMAN, LabelSource.AUDIT)
 

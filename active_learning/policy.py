@@ -11,8 +11,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from active_learning.cron import Cron
+from active_learning.ledger import PolicyChange, Project
 from active_learning.ledger.locking import lock_project
-from active_learning.ledger.tables import PolicyChange, Project
 from active_learning.routing import route
 from active_learning.strategy import Strategy
 from model.errors import ELNetError

@@ -15,9 +15,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from active_learning.calibrator import MIN_SAMPLES, Calibrator, QualityError, cross_fitted
-from active_learning.ledger.bulk import update_rows
-from active_learning.ledger.locking import lock_project
-from active_learning.ledger.tables import (
+from active_learning.ledger import (
     Calibration,
     Label,
     LabelSource,
@@ -26,6 +24,8 @@ from active_learning.ledger.tables import (
     Project,
     Task,
 )
+from active_learning.ledger.bulk import update_rows
+from active_learning.ledger.locking import lock_project
 from active_learning.living import current_ids
 from active_learning.signals import features
 from active_learning.snapshot_files import stem_of

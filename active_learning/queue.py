@@ -19,11 +19,10 @@ from sqlalchemy.orm import Session
 
 from active_learning.acquisition import POINTWISE, POOL, check, pool_of, ranking
 from active_learning.candidates import Candidate, Ranking
-from active_learning.ledger import Ledger
+from active_learning.ledger import Ledger, Prediction, Project, RouteDecision, Task, TaskStatus
 from active_learning.ledger.bulk import update_rows
 from active_learning.ledger.draws import seeded
 from active_learning.ledger.locking import lock_project
-from active_learning.ledger.tables import Prediction, Project, RouteDecision, Task, TaskStatus
 
 QUEUES = (TaskStatus.REVIEW, TaskStatus.AUDIT)  # where people work
 READ = 4096  # tasks whose embeddings are read at a time,

@@ -11,8 +11,8 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from active_learning import thresholds
+from active_learning.ledger import ModelState, ModelVersion, Project, Promotion, Snapshot
 from active_learning.ledger.locking import lock_project
-from active_learning.ledger.tables import ModelState, ModelVersion, Project, Promotion, Snapshot
 from active_learning.ledger.types import utc_now
 from model.errors import ELNetError
 

@@ -9,7 +9,7 @@ import numpy as np
 from sqlalchemy.orm import Session
 
 from active_learning.calibrator import Kind
-from active_learning.ledger.tables import Project
+from active_learning.ledger import Project
 from active_learning.quality import calibration_samples, cross_graded, current_calibrator
 from active_learning.risk import augrc, aurc, rank_correlation, risk_coverage
 

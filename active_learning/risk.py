@@ -14,7 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from active_learning.guarantee import upper_bound
-from active_learning.ledger.tables import Label, Project
+from active_learning.ledger import Label, Project
 from active_learning.living import PEOPLE
 from active_learning.quality import audited, calibration_samples, current_calibrator
 from active_learning.tallies import open_routes, reaching

@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Select, case, func, insert, or_, select, true
 from sqlalchemy.orm import Session
 
-from active_learning.ledger import Ledger
+from active_learning.ledger import Ledger, Prediction, Project, RouteDecision, Task, TaskStatus
 from active_learning.ledger.bulk import update_rows
 from active_learning.ledger.draws import audit_draw, seeded
 from active_learning.ledger.locking import lock_project
-from active_learning.ledger.tables import Prediction, Project, RouteDecision, Task, TaskStatus
 
 # No human has spoken on these, so the loop may move them. The others are people's, or gone.
 OPEN = (TaskStatus.WAITING, TaskStatus.REVIEW, TaskStatus.ACCEPTED, TaskStatus.AUDIT, TaskStatus.FAILED)

@@ -12,18 +12,18 @@ from typing import Any, NamedTuple
 from sqlalchemy import LargeBinary, select, type_coerce
 from sqlalchemy.orm import Session
 
-from active_learning.ledger import Ledger
-from active_learning.ledger.locking import lock_project
-from active_learning.ledger.tables import (
+from active_learning.ledger import (
     HoldoutScene,
     Label,
     LabelSource,
+    Ledger,
     Project,
     Scene,
     Snapshot,
     Task,
     TrainScene,
 )
+from active_learning.ledger.locking import lock_project
 from active_learning.ledger.types import decode_masks
 from active_learning.living import current_ids
 from active_learning.ports import ImageSource, ImageUnavailableError

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sqlalchemy import ColumnElement, String, exists, func, literal, select, type_coerce
 from sqlalchemy.orm import Session
 
-from active_learning.ledger.tables import (
+from active_learning.ledger import (
     CountedAs,
     ModelVersion,
     Prediction,

@@ -20,8 +20,8 @@ from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from active_learning.guarantee import Guarantee, Promise, guarantee
+from active_learning.ledger import Label, LabelSource, Prediction, Project, Task, ThresholdChange
 from active_learning.ledger.locking import lock_project
-from active_learning.ledger.tables import Label, LabelSource, Prediction, Project, Task, ThresholdChange
 from active_learning.living import current_ids
 from active_learning.quality import calibration_samples, cross_graded, recalibrate
 from active_learning.risk import ThresholdError, check

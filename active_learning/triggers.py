@@ -12,8 +12,8 @@ from sqlalchemy.orm import Session
 
 from active_learning import cron
 from active_learning.journal import ACTIVE, RESUMED
+from active_learning.ledger import Cycle, CycleEvent, CycleState, Project, Snapshot
 from active_learning.ledger.locking import lock_project
-from active_learning.ledger.tables import Cycle, CycleEvent, CycleState, Project, Snapshot
 from active_learning.ledger.types import utc_now
 from active_learning.living import labels_since
 from active_learning.thresholds import last_change, switched_off

@@ -1,40 +1,40 @@
 """The loop's memory: typed tables, sessions and migrations."""
 
+from active_learning.ledger.base import Base
 from active_learning.ledger.database import Ledger
+from active_learning.ledger.desk_tables import ActionRecord, ApiToken, User
 from active_learning.ledger.failures import LedgerError
-from active_learning.ledger.tables import (
-    ActionRecord,
-    ApiToken,
-    Base,
-    Calibration,
+from active_learning.ledger.states import (
     CountedAs,
+    CycleState,
+    InboxState,
+    LabelSource,
+    ModelState,
+    Role,
+    TaskStatus,
+)
+from active_learning.ledger.tables import (
+    Calibration,
     Cycle,
     CycleEvent,
-    CycleState,
     HoldoutMask,
     HoldoutScene,
     InboxEvent,
-    InboxState,
     Label,
-    LabelSource,
-    ModelState,
     ModelVersion,
     PolicyChange,
     Prediction,
     Project,
     Promotion,
     QualityCount,
-    Role,
     RouteDecision,
     Scene,
     Snapshot,
     Task,
     TaskCount,
-    TaskStatus,
     ThresholdChange,
     Tombstone,
     TrainScene,
-    User,
     WorkerLease,
 )
 

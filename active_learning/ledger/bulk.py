@@ -9,7 +9,7 @@ from sqlalchemy import Table, column, func, literal, update
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
 
-from active_learning.ledger.tables import Base
+from active_learning.ledger.base import Base
 
 _AT_ONCE = 2000  # rows in one statement; with more, PostgreSQL reads all of a table that a trigger joins
 

@@ -1,4 +1,4 @@
-"""Every table of the ledger.
+"""The tables of the loop; those of the desk stand in `desk_tables`.
 
 What always holds, and what holds it:
 
@@ -9,7 +9,6 @@ What always holds, and what holds it:
   transaction and written down in `Promotion`;
 * a scene stands on one side of the split for good: `Scene` is append-only and unique per project;
 * a quality is in [0, 1] or absent: CHECK constraints;
-* what was done at the desk stays written down: `ActionRecord` is append-only;
 * the same event twice leaves the same state: `InboxEvent.key` is unique;
 * what is counted is what is there: triggers of revision 0013 keep `TaskCount` and `QualityCount`.
 
@@ -18,21 +17,16 @@ Large columns stand last in their tables: SQLite reads through them to reach wha
 
 from __future__ import annotations
 
-import enum
-import secrets
 from datetime import datetime
-from typing import Annotated, Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import (
     JSON,
-    BigInteger,
     CheckConstraint,
-    Enum,
     ForeignKey,
     Index,
-    MetaData,
     String,
     Text,
     UniqueConstraint,
@@ -41,116 +35,19 @@ from sqlalchemy import (
     true,
 )
 from sqlalchemy.engine.default import DefaultExecutionContext
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from active_learning.ledger.types import EmbeddingType, MaskType, UtcDateTime, hash_masks, utc_now
+from active_learning.ledger.base import Base, ToolId, named
+from active_learning.ledger.states import (
+    CountedAs,
+    CycleState,
+    InboxState,
+    LabelSource,
+    ModelState,
+    TaskStatus,
+)
+from active_learning.ledger.types import EmbeddingType, MaskType, hash_masks, utc_now
 from active_learning.strategy import HYBRID, Strategy
-
-ToolId = Annotated[int, mapped_column(BigInteger)]  # the labeling tool's own numbers
-
-
-class Base(DeclarativeBase):
-    """All tables; constraint names are fixed so that migrations can name them."""
-
-    metadata = MetaData(
-        naming_convention={
-            "ix": "ix_%(column_0_label)s",
-            "uq": "uq_%(table_name)s_%(column_0_name)s",
-            "ck": "ck_%(table_name)s_%(constraint_name)s",
-            "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
-            "pk": "pk_%(table_name)s",
-        }
-    )
-    type_annotation_map: ClassVar[dict[Any, Any]] = {
-        datetime: UtcDateTime,
-        dict[str, Any]: JSON,
-        list[str]: JSON,
-        list[float]: JSON,
-    }
-
-
-def _named(kind: type[enum.Enum], name: str) -> Enum:
-    """An enumeration kept as its lower-case values, checked by the database."""
-    return Enum(
-        kind,
-        name=name,
-        native_enum=False,
-        create_constraint=True,
-        length=20,
-        values_callable=lambda e: [m.value for m in e],
-    )
-
-
-class TaskStatus(enum.StrEnum):
-    """Where an image stands. Review, accepted, audit and done are the views in the labeling tool."""
-
-    WAITING = "waiting"  # no prediction by the champion yet (or there is no champion yet)
-    REVIEW = "review"  # a human must see it
-    ACCEPTED = "accepted"  # accepted without a human
-    AUDIT = "audit"  # drawn at random, for an audit or the holdout: a human sees it, whatever its quality
-    DONE = "done"  # a human labelled it
-    SKIPPED = "skipped"  # a human refused to label it
-    FAILED = "failed"  # its image cannot be read: `Task.failure` says why; a human must see it
-    GONE = "gone"  # deleted in the labeling tool
-
-
-class CountedAs(enum.StrEnum):
-    """Where a version's prediction of an open image would send it, as far as no threshold decides."""
-
-    AUDIT = "audit"  # drawn for the audit or the holdout
-    UNUSABLE = "unusable"  # without a usable quality: to a human
-    GRADED = "graded"  # the threshold parts these
-
-
-class LabelSource(enum.StrEnum):
-    """Who said so, and why they were asked."""
-
-    HUMAN = "human"  # from the review queue, or unasked
-    AUDIT = "audit"  # a random audit: calibrates
-    MACHINE = "machine"  # an accepted prediction, never truth
-
-
-class ModelState(enum.StrEnum):
-    """The life of a model version."""
-
-    TRAINED = "trained"
-    REJECTED = "rejected"
-    CHALLENGER = "challenger"  # better by the gate, and waits for a lead's word
-    CHAMPION = "champion"
-    RETIRED = "retired"
-
-
-class CycleState(enum.StrEnum):
-    """The life of a retraining cycle."""
-
-    REQUESTED = "requested"
-    RUNNING = "running"
-    PROMOTED = "promoted"
-    PASSED = "passed"  # its challenger waits for a lead's word
-    REJECTED = "rejected"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-
-class InboxState(enum.StrEnum):
-    """The life of an event from the labeling tool."""
-
-    WAITING = "waiting"
-    DONE = "done"
-    FAILED = "failed"
-
-
-class Role(enum.StrEnum):
-    """What a user of the desk may do; each may do what those before it may."""
-
-    VIEWER = "viewer"  # look
-    LEAD = "lead"  # thresholds, policy, cycles, versions
-    ADMIN = "admin"  # users
-
-    def includes(self, other: Role) -> bool:
-        """Whether this role may do what `other` may."""
-        order = list(Role)
-        return order.index(self) >= order.index(other)
 
 
 class Project(Base):
@@ -218,7 +115,7 @@ class Task(Base):
     height: Mapped[int | None]
     affine: Mapped[list[float] | None]  # a, b, c, d, e, f of the image, where it is georeferenced
     crs: Mapped[str | None] = mapped_column(Text)
-    status: Mapped[TaskStatus] = mapped_column(_named(TaskStatus, "task_status"), default=TaskStatus.WAITING)
+    status: Mapped[TaskStatus] = mapped_column(named(TaskStatus, "task_status"), default=TaskStatus.WAITING)
     quality: Mapped[float | None]  # predicted IoU of the current prediction
     priority: Mapped[float | None]  # the review queue is worked off from high to low
     failure: Mapped[str | None] = mapped_column(Text)
@@ -249,7 +146,7 @@ class ModelVersion(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"))
     name: Mapped[str] = mapped_column(String(100))  # also the backend's title in Label Studio
-    state: Mapped[ModelState] = mapped_column(_named(ModelState, "model_state"), default=ModelState.TRAINED)
+    state: Mapped[ModelState] = mapped_column(named(ModelState, "model_state"), default=ModelState.TRAINED)
     path: Mapped[str] = mapped_column(Text)  # the checkpoint's folder or address
     sha256: Mapped[str] = mapped_column(String(64))
     snapshot_id: Mapped[int | None] = mapped_column(ForeignKey("snapshots.id"))
@@ -316,7 +213,7 @@ class TaskCount(Base):
     __tablename__ = "task_counts"
 
     project_id: Mapped[int] = mapped_column(ForeignKey("projects.id"), primary_key=True)
-    status: Mapped[TaskStatus] = mapped_column(_named(TaskStatus, "counted_status"), primary_key=True)
+    status: Mapped[TaskStatus] = mapped_column(named(TaskStatus, "counted_status"), primary_key=True)
     tasks: Mapped[int]
 
 
@@ -329,7 +226,7 @@ class QualityCount(Base):
     __tablename__ = "quality_counts"
 
     model_version_id: Mapped[int] = mapped_column(ForeignKey("model_versions.id"), primary_key=True)
-    counted_as: Mapped[CountedAs] = mapped_column(_named(CountedAs, "counted_as"), primary_key=True)
+    counted_as: Mapped[CountedAs] = mapped_column(named(CountedAs, "counted_as"), primary_key=True)
     bin: Mapped[int] = mapped_column(primary_key=True)  # of the quality where graded, else 0
     tasks: Mapped[int]
 
@@ -346,7 +243,7 @@ class RouteDecision(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     task_id: Mapped[int] = mapped_column(ForeignKey("tasks.id"), index=True)
     prediction_id: Mapped[int | None] = mapped_column(ForeignKey("predictions.id"))
-    status: Mapped[TaskStatus] = mapped_column(_named(TaskStatus, "route_status"))
+    status: Mapped[TaskStatus] = mapped_column(named(TaskStatus, "route_status"))
     quality: Mapped[float | None]
     threshold: Mapped[float | None]
     reason: Mapped[str] = mapped_column(Text)
@@ -376,7 +273,7 @@ class Label(Base):
     content: Mapped[str] = mapped_column(
         String(64), default=_content_of
     )  # hash of the masks alone: saved again unchanged is no new label
-    source: Mapped[LabelSource] = mapped_column(_named(LabelSource, "label_source"))
+    source: Mapped[LabelSource] = mapped_column(named(LabelSource, "label_source"))
     annotator: Mapped[str] = mapped_column(String(200))  # the tool's user id
     cancelled: Mapped[bool] = mapped_column(default=False)  # a skip: no mask is meant
     soft_edges: Mapped[bool] = mapped_column(default=False)  # strokes with anti-aliased alpha, cut at > 127
@@ -416,7 +313,7 @@ class InboxEvent(Base):
     key: Mapped[str] = mapped_column(String(64), unique=True)  # sha256 of the canonical payload
     tool_project_id: Mapped[ToolId | None]
     action: Mapped[str] = mapped_column(String(100))
-    state: Mapped[InboxState] = mapped_column(_named(InboxState, "inbox_state"), default=InboxState.WAITING)
+    state: Mapped[InboxState] = mapped_column(named(InboxState, "inbox_state"), default=InboxState.WAITING)
     attempts: Mapped[int] = mapped_column(default=0)
     error: Mapped[str | None] = mapped_column(Text)
     received_at: Mapped[datetime] = mapped_column(default=utc_now)
@@ -485,7 +382,7 @@ class Cycle(Base):
     trigger: Mapped[str] = mapped_column(
         String(200)
     )  # "labels: 50 since ...", "command by ...", "Start training"
-    state: Mapped[CycleState] = mapped_column(_named(CycleState, "cycle_state"), default=CycleState.REQUESTED)
+    state: Mapped[CycleState] = mapped_column(named(CycleState, "cycle_state"), default=CycleState.REQUESTED)
     step: Mapped[str | None] = mapped_column(String(50))  # the one under way, or the last
     reason: Mapped[str | None] = mapped_column(Text)  # why it ended as it did
     snapshot_id: Mapped[int | None] = mapped_column(ForeignKey("snapshots.id"))
@@ -565,58 +462,3 @@ class WorkerLease(Base):
     host: Mapped[str] = mapped_column(String(200))
     pid: Mapped[int]
     heartbeat_at: Mapped[datetime]
-
-
-class User(Base):
-    """Who may sign in to the desk."""
-
-    __tablename__ = "users"
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    name: Mapped[str] = mapped_column(String(200), unique=True)  # as `accounts.normalize` gives it
-    role: Mapped[Role] = mapped_column(_named(Role, "role"))
-    subject: Mapped[str | None] = mapped_column(
-        String(500), unique=True
-    )  # to whoever vouches for them instead
-    password_hash: Mapped[str | None] = mapped_column(String(500))  # None: no password opens anything
-    must_change_password: Mapped[bool] = mapped_column(default=False)  # the one there is, or was, is one-time
-    disabled: Mapped[bool] = mapped_column(default=False)
-    session_epoch: Mapped[str] = mapped_column(
-        String(32), default=lambda: secrets.token_hex(8)
-    )  # another one ends every session; random, for SQLite gives a deleted user's id away again
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
-    signed_in_at: Mapped[datetime | None]
-
-
-class ApiToken(Base):
-    """A bearer token of the API: it may do what its user may."""
-
-    __tablename__ = "api_tokens"
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"), index=True)
-    name: Mapped[str] = mapped_column(String(200))  # what it is for
-    sha256: Mapped[str] = mapped_column(String(64), unique=True)  # the token itself is kept nowhere
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
-    used_at: Mapped[datetime | None]
-    expires_at: Mapped[datetime | None]
-    revoked_at: Mapped[datetime | None]
-
-    user: Mapped[User] = relationship()
-
-
-class ActionRecord(Base):
-    """Who did what, to what, from where: append-only."""
-
-    __tablename__ = "actions"
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    at: Mapped[datetime] = mapped_column(default=utc_now)
-    who: Mapped[str] = mapped_column(String(200))  # a name, for users may be deleted
-    action: Mapped[str] = mapped_column(String(50))  # "user.role", "threshold.set"
-    thing: Mapped[str | None] = mapped_column(String(300))  # that it was done to: a user's name, a version's
-    project_id: Mapped[int | None] = mapped_column(ForeignKey("projects.id"), index=True)
-    address: Mapped[str | None] = mapped_column(String(50))  # of the browser; None: at a terminal
-    detail: Mapped[dict[str, Any]] = mapped_column(default=dict)
-
-    project: Mapped[Project | None] = relationship()

@@ -15,8 +15,7 @@ from werkzeug.exceptions import BadRequest
 
 from active_learning import thresholds
 from active_learning.guarantee import Guarantee, GuaranteeError, Promise
-from active_learning.ledger import Project, ThresholdChange
-from active_learning.ledger.tables import ModelVersion
+from active_learning.ledger import ModelVersion, Project, ThresholdChange
 from active_learning.risk import ThresholdError, WhatIf, what_if
 from backend.desk.access import note
 from backend.desk.charts import Chart, chart

@@ -24,6 +24,9 @@ from sqlalchemy.orm import Session
 from active_learning.ledger import (
     ActionRecord,
     Base,
+    Calibration,
+    Cycle,
+    CycleEvent,
     CycleState,
     HoldoutMask,
     HoldoutScene,
@@ -36,6 +39,7 @@ from active_learning.ledger import (
     PolicyChange,
     Prediction,
     Project,
+    Promotion,
     RouteDecision,
     Snapshot,
     Task,
@@ -45,7 +49,6 @@ from active_learning.ledger import (
     TrainScene,
 )
 from active_learning.ledger.database import VERSION_TABLE, alembic_config
-from active_learning.ledger.tables import Calibration, Cycle, CycleEvent, Promotion
 from active_learning.ledger.types import decode_masks, encode_masks, hash_masks, utc_now
 
 MASKS = np.ones((1, 4, 5), np.bool_)

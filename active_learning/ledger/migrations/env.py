@@ -14,8 +14,8 @@ from alembic import context
 from alembic.autogenerate.api import AutogenContext
 from sqlalchemy import Connection, TypeDecorator, text
 
+from active_learning.ledger.base import Base
 from active_learning.ledger.database import VERSION_TABLE, Ledger
-from active_learning.ledger.tables import Base
 
 
 def _render(kind: str, item: Any, _: AutogenContext) -> str | Literal[False]:
