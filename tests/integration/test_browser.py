@@ -41,12 +41,7 @@ PASSWORD = "only for this test"
 @pytest.fixture
 def project(site: Any, draw: Any, tmp_path: Path) -> Project:
     """Three images with a prefilled mask that we know, in the review queue."""
-    draw(tmp_path / "images", 3, SIDE)
-    made = create(site.ledger, site.stack.settings, site.tool, "in the browser", ["oil"], tmp_path / "images")
-    site.settle(made)
-    _promote(site.ledger, made, tmp_path / VERSION)
-    site.settle(made)  # the worker has pushed the prefills
-    return made
+    return _in_review(site, draw, "in the browser", tmp_path)
 
 
 @pytest.fixture
@@ -65,14 +60,19 @@ def unseen(site: Any, draw: Any, tmp_path: Path) -> Project:
 
 @pytest.fixture
 def offered(site: Any, draw: Any, tmp_path: Path) -> Project:
+    """The same, of another name."""
+    return _in_review(site, draw, "at the desk", tmp_path)
+
+
+def _in_review(site: Any, draw: Any, name: str, folder: Path) -> Project:
     """Three images in the review queue, none of them drawn for the audit."""
-    draw(tmp_path / "images", 3, SIDE)
-    made = create(site.ledger, site.stack.settings, site.tool, "at the desk", ["oil"], tmp_path / "images")
+    draw(folder / "images", 3, SIDE)
+    made = create(site.ledger, site.stack.settings, site.tool, name, ["oil"], folder / "images")
     with site.ledger.session() as session:
         session.get_one(Project, made.id).audit_share = 0.0
     site.settle(made)
-    _promote(site.ledger, made, tmp_path / VERSION)
-    site.settle(made)
+    _promote(site.ledger, made, folder / VERSION)
+    site.settle(made)  # the worker has pushed the prefills
     return made
 
 
