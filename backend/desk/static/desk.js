@@ -105,8 +105,22 @@ function threshold(panel) {
     : `${(seconds / 3600).toFixed(seconds < 360000 ? 1 : 0)} h`;
   const near = document.querySelector("[data-near]");
   const chart = document.querySelector("#chart-risk-coverage .drawing");
+  const heap = panel.querySelector("[data-heap]");
   let later = 0;
 
+  function pile() {  // the masks by predicted IoU, as bars over the slider; those without a human wait there
+    const wide = 4, bars = [], from = (k) => ladder.accepted[k] ?? 0;
+    for (let k = 0; k < steps; k += wide) bars.push(from(k) - (k + wide < steps ? from(k + wide) : 0));
+    const most = Math.max(...bars);
+    if (!most) return;
+    heap.replaceChildren(...bars.map((count, k) => {
+      const bar = document.createElement("i");
+      bar.style.height = `${(100 * count) / most}%`;
+      bar.title = `${number.format(count)} from ${((k * wide) / steps).toFixed(2)} to ${(((k + 1) * wide) / steps).toFixed(2)}`;
+      return bar;
+    }));
+    heap.hidden = false;
+  }
   function point() {
     chart?.view?.signal("at", reached()?.coverage ?? -1).run();
   }
@@ -127,6 +141,7 @@ function threshold(panel) {
     say("note", found ? `Bad: ${bad}. ${ladder.waiting ? `${number.format(ladder.waiting)} images wait for a prediction. ` : ""}The bound is of this threshold alone; a promise also guards against choosing it by its looks.`
       : "No audited mask reaches this threshold, so how good its masks are is unknown.");
     for (const input of document.querySelectorAll("[data-follows]")) input.value = at.toFixed(3);
+    [...heap.children].forEach((bar, k, all) => bar.classList.toggle("above", (k + 0.5) / all.length >= at));
     point();
   }
   function look() {
@@ -138,6 +153,7 @@ function threshold(panel) {
   }
   range.addEventListener("input", () => { tell(); look(); });
   chart?.addEventListener("drawn", point);
+  pile();
   tell();
 }
 

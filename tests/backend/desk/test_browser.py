@@ -172,6 +172,9 @@ def test_the_slider_answers_without_asking_the_server(page):
     page.context.set_offline(True)
     slider.fill("0.3")
     assert page.locator("[data-at]").inner_text() == "0.300"
+    assert page.locator(".heap i").count() == 50  # of 0.02 each; those from 0.30 on would be accepted
+    assert page.locator(".heap i.above").count() == 35
+    assert page.locator(".heap i[title^='1 from 0.92']").bounding_box()["height"] > 0
     assert int(accepted.inner_text()) > int(before)
     assert page.locator("[data-bad]").inner_text().endswith("%")
     assert asked == []
