@@ -1,7 +1,7 @@
 """How the ledger's own work grows with the number of tasks: the queue's order, and what thresholds cost.
 
 `python -m benchmarks.ledger --tasks 10000,100000,1000000` (SQLite in a folder of its own, 6 GB for a million
-tasks, or `--database URL` of an empty PostgreSQL database, which is filled)
+tasks, or `--database URL` of a PostgreSQL database for this alone, which is filled as far as it is not)
 
 Every task holds a prediction by the champion: random signals, and an embedding of 768 numbers near one of
 200 centres. A hundredth is labelled, a tenth of these as audits; what is accepted has a label by the machine.
@@ -48,35 +48,34 @@ def main() -> None:
     """Fill, measure and print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ledger", description=main.__doc__)
     parser.add_argument("--tasks", default="10000,100000", help="sizes, ascending")
-    parser.add_argument("--database", help="URL of an empty database; SQLite by default")
+    parser.add_argument("--database", help="URL of a database for this alone; SQLite by default")
     parser.add_argument("--runs", type=int, default=3, help="of each piece of work")
     parser.add_argument("--queries", type=int, default=100, help="of each kind, for people who wait")
     parser.add_argument("--only-queries", action="store_true", help="leave the longer work out")
     given = parser.parse_args()
     print(f"{datetime.now(UTC):%Y-%m-%d}, {describe_machine()}, torch {torch.__version__}\n")
     print("| tasks | what | median (s) | 95th percentile (s) | peak memory (MB) |\n|---|---|---|---|---|")
-    before = 0
     for count in sorted(map(int, given.tasks.split(","))):
         with tempfile.TemporaryDirectory() as folder:
             url = given.database or f"sqlite:///{Path(folder) / 'ledger.sqlite'}"
             with Ledger(url) as ledger:
-                fill(ledger, count - before)
+                fill(ledger, count)
             for name in [] if given.only_queries else WORK:
                 tell(count, *apart(measure, url, name, given.runs))
             for row in apart(ask, url, given.queries):
                 tell(count, *row)
-        before = count if given.database else 0
 
 
 def fill(ledger: Ledger, count: int) -> None:
-    """Add tasks, with a prediction each, to the only project; it is made if need be, and routed."""
+    """Let the only project have so many tasks, with a prediction each, routed; it is made if need be."""
     ledger.upgrade()
     with ledger.session(write=False) as session:
         there = session.scalar(select(func.count()).select_from(Task)) or 0
-    total, made = there + count, max(there, min(there + count, MADE))
-    _make(ledger, made - there)
-    for start in range(made, total, MADE):
-        last = min(MADE, total - start)
+    made = max(there, min(count, MADE))
+    if made > there:
+        _make(ledger, made - there)
+    for start in range(made, count, MADE):
+        last = min(MADE, count - start)
         with ledger.session() as session:
             for statement in COPIES:
                 session.execute(text(statement), {"shift": start, "last": last, "end": start + last})

@@ -17,7 +17,8 @@ def test_the_tasks_are_there_and_the_work_is_done(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(benchmark, "MADE", 120)  # the others are copies
     with Ledger(f"sqlite:///{tmp_path / 'ledger.sqlite'}") as ledger:
         benchmark.fill(ledger, 1150)
-        benchmark.fill(ledger, 50)
+        benchmark.fill(ledger, 1200)
+        benchmark.fill(ledger, 1200)  # they are there
         assert routing.settle(ledger, 1) == 0
         for work in (benchmark.WORK | benchmark.QUERIES).values():
             work(ledger, 1)
