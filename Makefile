@@ -28,7 +28,7 @@ quietly = { $(1); } >>$(LOG) 2>&1 || { tail -n 25 $(LOG); echo "Set-up failed: s
 CHROMIUM   := $(shell command -v chromium chromium-browser google-chrome 2>/dev/null | head -n 1)
 POSTGRESQL := $(shell ls -d /usr/lib/postgresql/*/bin/initdb 2>/dev/null | tail -n 1)
 
-.PHONY: demo up test check bench bench-data bench-accuracy bench-quality bench-headline clean setup weights label-studio system-packages label-studio-ml
+.PHONY: demo up test check bench bench-data bench-accuracy bench-quality bench-headline bench-faults clean setup weights label-studio system-packages label-studio-ml
 .DELETE_ON_ERROR:
 
 setup: $(SETUP)
@@ -82,6 +82,7 @@ check: $(SETUP)
 
 bench: weights
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks
+	$(MAKE) --no-print-directory bench-faults
 	$(if $(DATA),$(MAKE) --no-print-directory bench-accuracy bench-quality bench-headline)
 
 # Of a folder of train/ and test/, such as sar_oil. What is done stands in bench/ and is not done again.
@@ -110,6 +111,11 @@ bench-quality: bench-accuracy
 bench-headline: bench-data
 	$(TIMED) benchmarks.headline --data $(DATA) --share $(SHARE) --seeds $(SEEDS) --config $(CONFIG) \
 	  --out bench/headline-$(NAME).jsonl
+
+# The test that kills workers, longer: AGAIN of those who take over die too.
+AGAIN ?= 2
+bench-faults: $(SETUP) system-packages
+	ELNET_FAULTS_AGAIN=$(AGAIN) $(BIN)/pytest tests/backend/test_faults.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info demo-report bench .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage

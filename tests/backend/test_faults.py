@@ -1,9 +1,14 @@
-"""A worker is killed at any point of a cycle, and the next one ends it as if nothing had happened."""
+"""A worker is killed at any point of a cycle, and the next one ends it as if nothing had happened.
+
+`ELNET_FAULTS_AGAIN=2` (`make bench-faults`) also kills the two workers that take over, each at a point drawn
+at random.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -40,6 +45,7 @@ from tests.backend import worker_process as process
 from tests.databases import new_database
 
 SERVERS = 2  # that fork workers at the same time
+AGAIN = int(os.environ.get("ELNET_FAULTS_AGAIN", "0"))  # of those who take over, how many die too
 STEPS = ["snapshot", "train", "evaluate", "gate", "promote", "recalibrate", "prefill"]
 
 
@@ -154,7 +160,7 @@ def undisturbed(faults: Faults) -> tuple[int, dict[str, Any]]:
     return answer["points"], found
 
 
-@pytest.mark.timeout(1200)  # sixty deaths
+@pytest.mark.timeout(1200 * (1 + AGAIN))  # sixty deaths each
 def test_a_worker_may_die_anywhere(faults: Faults, undisturbed: tuple[int, dict[str, Any]]) -> None:
     total, expected = undisturbed
     assert total >= 50
@@ -163,6 +169,9 @@ def test_a_worker_may_die_anywhere(faults: Faults, undisturbed: tuple[int, dict[
         """How the worker ended that was to die, and what is not as it should be after the next one."""
         state = faults.state(f"killed-{point}")
         killed = faults.work(state, point)["status"]
+        draw = random.Random(point)
+        for _ in range(AGAIN):
+            faults.work(state, draw.randint(1, total))
         answer = faults.work(state)
         if answer["status"]:
             return killed, {"log": (state / "worker.log").read_text()[-2000:]}
