@@ -133,7 +133,7 @@ def outcome(state: Path) -> dict[str, Any]:
             "labels": sorted((r.task_id, r.masks.tobytes()) for r in session.scalars(select(Label))),
             "predictions": sorted((p.task_id, round(p.score, 6)) for p in predictions),
             "holdout masks": sorted(
-                (m.model_version_id, m.task_id, m.masks.tobytes())
+                (m.model_version_id == version.id, m.task_id, m.masks.tobytes())
                 for m in session.scalars(select(HoldoutMask))
             ),
             "heard": all(p.tool_prediction_id for p in predictions),
