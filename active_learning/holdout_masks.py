@@ -12,10 +12,10 @@ from typing import Any, Final, cast
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import CursorResult, LargeBinary, Table, bindparam, delete, select, type_coerce
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from active_learning.ledger import HoldoutMask, Ledger, ModelVersion, Project
+from active_learning.ledger.bulk import insert
 from active_learning.ledger.types import encode_masks
 
 KEPT: Final = 10  # newest judged versions whose masks stay, beside the champion's
@@ -54,9 +54,8 @@ def keeping(ledger: Ledger, version_id: int, tasks: Mapping[str, int]) -> Iterat
 
 
 def _write(session: Session, rows: list[dict[str, Any]]) -> None:
-    insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
     table = cast(Table, HoldoutMask.__table__)
-    new = insert(table).values(
+    new = insert(session, table).values(
         model_version_id=bindparam("version"),
         task_id=bindparam("task"),
         masks=type_coerce(bindparam("packed"), LargeBinary),

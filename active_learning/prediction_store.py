@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from active_learning import routing
 from active_learning.inference import Made
 from active_learning.ledger import Ledger, Prediction, RouteDecision, Task, TaskStatus
+from active_learning.ledger.bulk import insert
 from active_learning.ledger.locking import lock_project
 from active_learning.quality import current_calibrator
 from active_learning.signals import features
@@ -52,10 +52,9 @@ def _insert(session: Session, rows: list[dict[str, Any]]) -> int:
     """Store predictions; where another process was quicker, the first one stays. Returns how many are new."""
     if not rows:
         return 0
-    insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
     unless_there = ["task_id", "model_version_id"]
-    new = insert(Prediction).on_conflict_do_nothing(index_elements=unless_there).returning(Prediction.id)
-    return len(session.scalars(new, rows).all())
+    new = insert(session, Prediction).on_conflict_do_nothing(index_elements=unless_there)
+    return len(session.scalars(new.returning(Prediction.id), rows).all())
 
 
 def _fail(session: Session, task: Task, reason: str) -> None:

@@ -67,6 +67,15 @@ def signs_in_by(user: User) -> str:
     return "password" if user.subject is None else user.subject.partition(":")[0]
 
 
+def state(user: User) -> str:
+    """One of "active", "disabled", "one-time password" and, with that one used up, "used one-time password"."""
+    if user.disabled:
+        return "disabled"
+    if user.must_change_password:
+        return "one-time password" if user.password_hash else "used one-time password"
+    return "active"
+
+
 def add(session: Session, name: str, role: Role, who: Who) -> tuple[User, str]:
     """Make a user.
 

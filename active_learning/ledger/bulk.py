@@ -1,4 +1,4 @@
-"""Many rows changed at once."""
+"""Many rows written at once."""
 
 from __future__ import annotations
 
@@ -6,12 +6,19 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from sqlalchemy import Table, column, func, literal, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Session
 
 from active_learning.ledger.base import Base
 
 _AT_ONCE = 2000  # rows in one statement; with more, PostgreSQL reads all of a table that a trigger joins
+
+
+def insert(session: Session, table: type[Base] | Table) -> postgresql.Insert | sqlite.Insert:
+    """An INSERT that can say what to do where the row is there already, in the words of the database."""
+    own = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
+    return own(table)
 
 
 def update_rows(session: Session, table: type[Base], rows: Sequence[dict[str, Any]]) -> None:

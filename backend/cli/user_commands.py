@@ -170,11 +170,8 @@ def revoke_token(token_id: Annotated[int, typer.Argument(metavar="ID", help="As 
 
 
 def _way_in(user: User) -> str:
-    if user.disabled:
-        return "disabled"
-    if user.must_change_password:
-        return "one-time password" if user.password_hash else "used one-time password"
-    return accounts.signs_in_by(user)
+    state = accounts.state(user)
+    return accounts.signs_in_by(user) if state == "active" else state
 
 
 def _token_row(token: ApiToken) -> dict[str, object]:

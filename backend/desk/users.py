@@ -36,8 +36,7 @@ class UserLine:
         signs_in_by: as `backend.accounts.signs_in_by`.
         created_at: when they were made.
         signed_in_at: last, by password or provider; None: never, or by a proxy, which does so at each visit.
-        state: "active", "disabled"; or "one-time password", then "used one-time password", until they have
-            chosen one of their own.
+        state: as `backend.accounts.state`.
     """
 
     name: str
@@ -64,7 +63,12 @@ def facts(session: Session) -> Users:
 def line(user: User) -> UserLine:
     """A user in the list."""
     return UserLine(
-        user.name, user.role, accounts.signs_in_by(user), user.created_at, user.signed_in_at, _state(user)
+        user.name,
+        user.role,
+        accounts.signs_in_by(user),
+        user.created_at,
+        user.signed_in_at,
+        accounts.state(user),
     )
 
 
@@ -190,14 +194,6 @@ def _changeable(session: Session, name: str, role: Role | None = None) -> User:
     if person().by == "token" and Role.ADMIN in {user.role, role}:
         raise Forbidden("A token changes no admin and makes none: sign in at the desk.")
     return user
-
-
-def _state(user: User) -> str:
-    if user.disabled:
-        return "disabled"
-    if user.must_change_password:
-        return "one-time password" if user.password_hash else "used one-time password"
-    return "active"
 
 
 def _name() -> str:

@@ -109,8 +109,8 @@ function threshold(panel) {
   let later = 0;
 
   function pile() {  // the masks by predicted IoU, as bars over the slider; those without a human wait there
-    const wide = 4, bars = [], from = (k) => ladder.accepted[k] ?? 0;
-    for (let k = 0; k < steps; k += wide) bars.push(from(k) - (k + wide < steps ? from(k + wide) : 0));
+    const wide = 4, bars = [], from = ladder.accepted;
+    for (let k = 0; k < steps; k += wide) bars.push(from[k] - (k + wide < steps ? from[k + wide] : 0));
     const most = Math.max(...bars);
     if (!most) return;
     heap.replaceChildren(...bars.map((count, k) => {
