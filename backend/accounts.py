@@ -68,7 +68,7 @@ def signs_in_by(user: User) -> str:
 
 
 def state(user: User) -> str:
-    """One of "active", "disabled", "one-time password" and, with that one used up, "used one-time password"."""
+    """One of "active", "disabled", "one-time password" and, after its use, "used one-time password"."""
     if user.disabled:
         return "disabled"
     if user.must_change_password:

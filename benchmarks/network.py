@@ -6,12 +6,10 @@ bfloat16 where the CPU has it.
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import torch
@@ -25,7 +23,6 @@ from model.device import Precision, autocast
 from model.elnet import SAM2ELNet
 from model.hiera import Mode, trunk_spec
 from model.losses import elnet_loss
-from model.openvino_trunk import is_available
 from model.predictor import CUT, Predictor
 from model.raster import Raster, write_mask, write_png
 from model.train_config import TrainConfig
@@ -122,14 +119,7 @@ def _ways(folder: Path) -> dict[str, Callable[[], object]]:
             f"fine-tuning step, mode full, {precision}": partial(fine_tuning, precision),
         }
     ways["fine-tuning step, mode cached, from kept features"] = fine_tuning_kept
-    for name, mode, with_openvino in (
-        ("mode full", "full", False),
-        ("mode cached", "cached", False),
-        ("mode cached, OpenVINO", "cached", True),
-    ):
-        with mock.patch.dict(os.environ, ELNET_OPENVINO="1" if with_openvino else "0"):
-            if with_openvino and not is_available(cpu):
-                continue
-            predictor = Predictor(checkpoints[mode], device="cpu", batch_size=_BATCH)
-        ways[f"prefill, {name}: image to signals and encoded region"] = partial(prefill, predictor)
+    for mode, checkpoint in checkpoints.items():
+        predictor = Predictor(checkpoint, device="cpu", batch_size=_BATCH)
+        ways[f"prefill, mode {mode}: image to signals and encoded region"] = partial(prefill, predictor)
     return ways

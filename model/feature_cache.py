@@ -26,7 +26,6 @@ from torch import Tensor
 from model.cache_root import cache_root
 from model.device import Precision, autocast, wants_bfloat16
 from model.hiera import AdaptedTrunk
-from model.openvino_trunk import OpenVinoTrunk, is_available
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +45,7 @@ def keep_frozen(
 ) -> Callable[[Tensor], list[Tensor]]:
     """A network's `AdaptedTrunk.frozen`, with its results kept on disk where keeping them pays.
 
-    In mode "full" it does not: what never changes there is next to nothing. In the others OpenVINO computes
-    it on a CPU, where that is installed.
+    In mode "full" it does not: what never changes there is next to nothing.
 
     Args:
         encoder: on the device.
@@ -64,19 +62,14 @@ def keep_frozen(
         with autocast(device, precision):
             return [m.float() for m in encoder.frozen(images.to(device, non_blocking=True))]
 
-    if encoder.mode == "full":
+    if encoder.mode == "full" or not cache_gb:
         return compute
-    computed, engine = compute, ""
-    if is_available(device):
-        computed, engine = OpenVinoTrunk(encoder, trunk_sha256, precision, compute), " openvino"
-    if not cache_gb:
-        return computed
     digits = "bf16" if wants_bfloat16(device, precision) else "fp32"
-    network = f"{trunk_sha256} {encoder.mode} {digits} x{encoder.scale:g}{engine}"
+    network = f"{trunk_sha256} {encoder.mode} {digits} x{encoder.scale:g}"
     cache = FeatureCache(features_folder(), int(cache_gb * 1e9), network)
 
     def kept(images: Tensor) -> list[Tensor]:
-        return [m.to(device, non_blocking=True).float() for m in cache.features(images, computed)]
+        return [m.to(device, non_blocking=True).float() for m in cache.features(images, compute)]
 
     return kept
 

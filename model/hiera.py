@@ -206,13 +206,9 @@ class AdaptedTrunk(nn.Module):
             "full" the embedded patches, (B, C_0, H/4, W/4). H and W here are those of the resampled image.
             All are channels last in memory.
         """
-        return self.frozen_maps(resample(x, self.scale))
-
-    def frozen_maps(self, x: Tensor) -> list[Tensor]:
-        """As `frozen`, of an image that is resampled already."""
         trunk = self.trunk
         with torch.no_grad():
-            x = trunk.patch_embed(x)  # (B, H/4, W/4, C_0)
+            x = trunk.patch_embed(resample(x, self.scale))  # (B, H/4, W/4, C_0)
             x = x + trunk._get_pos_embed(x.shape[1:3])
             maps = []
             for i, block in enumerate(trunk.blocks[: self._first]):

@@ -18,7 +18,6 @@ from model.device import autocast, pick_device, reuse_memory
 from model.elnet import ELNetOutput
 from model.errors import ELNetError
 from model.feature_cache import keep_frozen
-from model.openvino_trunk import is_available
 from model.prompts import encode
 from model.raster import Raster
 from model.symmetry import FLIPS, SYMMETRIES
@@ -116,7 +115,7 @@ class Predictor:
         self._lock = threading.Lock()
         encoder, trunk_sha256 = self._model.encoder, self.card.trunk_sha256
         self._kept = None
-        if cache_gb or (is_available(self.device) and encoder.mode != "full"):
+        if cache_gb:
             self._kept = keep_frozen(encoder, trunk_sha256, self.device, "auto", cache_gb)
         self._mean, self._std = (
             torch.tensor(self.card.normalisation[name], device=self.device).view(1, -1, 1, 1)
@@ -236,7 +235,7 @@ class Predictor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
 
     def _network(self, x: torch.Tensor, prompt: torch.Tensor | None) -> ELNetOutput:
-        """As `SAM2ELNet.forward`; the frozen part may be read from disk, or computed by OpenVINO."""
+        """As `SAM2ELNet.forward`; the frozen part may be read from disk."""
         if self._kept is None:
             output: ELNetOutput = self._model(x, prompt)
             return output
