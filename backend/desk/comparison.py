@@ -13,9 +13,9 @@ from sqlalchemy.orm import Session
 from active_learning.gate import MIN_IMAGES, bootstrap
 from active_learning.ledger import HoldoutMask, Label, ModelVersion, Prediction, Project, Snapshot, Task
 from active_learning.living import current_ids
-from active_learning.routing import hides_mask
 from backend.desk.charts import Chart, Row, chart, diagonal
 from backend.desk.models import find_version
+from backend.desk.pictures import is_hidden
 
 if TYPE_CHECKING:
     import altair as alt
@@ -212,11 +212,10 @@ def _shown(session: Session, project: Project, tasks: Sequence[int], version: Mo
         select(kind.task_id).where(kind.model_version_id == version.id, kind.task_id.in_(tasks))
         for kind in (HoldoutMask, Prediction)
     ]
-    name = (project.champion or version).name
     return {
         task.id
         for task in session.scalars(select(Task).where(Task.id.in_(union(*held))))
-        if not hides_mask(project, name, task.id, task.status, holdout=task.holdout)
+        if not is_hidden(project, task, version.name)
     }
 
 

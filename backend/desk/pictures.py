@@ -57,6 +57,15 @@ def layers(
     ]
 
 
+def is_hidden(project: Project, task: Task, version: str) -> bool:
+    """Whether no page shows a version's mask of a task: a blind audit of it is open.
+
+    An audit is the champion's, and any version's mask would give away where its mask lies.
+    """
+    champion = project.champion.name if project.champion else version
+    return hides_mask(project, champion, task.id, task.status, holdout=task.holdout)
+
+
 @blueprint.get("/<int:project_id>/pictures/<int:task>.jpg")
 def image(project_id: int, task: int) -> Response:
     """The image of a task (its id in Label Studio), made small."""
@@ -89,8 +98,7 @@ def mask(project_id: int, task: int, name: str) -> Response:
     side = _side()
     with open_project(project_id) as (session, project):
         row = _task(session, project, task)
-        version = project.champion.name if project.champion else name
-        if name != LABEL and hides_mask(project, version, row.id, row.status, holdout=row.holdout):
+        if name != LABEL and is_hidden(project, row, name):
             raise NotFound(f"Task {task} waits for a blind audit: nobody sees its masks before the label.")
         masks = _masks(session, row, name, judged="judged" in request.args)
     if name == LABEL:

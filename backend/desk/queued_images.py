@@ -11,8 +11,8 @@ from sqlalchemy.orm import Session
 
 from active_learning import queue as queues
 from active_learning.ledger import ModelVersion, Prediction, Project, Task, TaskStatus
-from active_learning.routing import hides_mask
 from backend.addresses import task_url
+from backend.desk.pictures import is_hidden
 from backend.desk.signal_words import SignalWords, in_words
 
 # That of the queue; elsewhere the least sure first.
@@ -91,8 +91,7 @@ def queued_images(session: Session, project: Project, tasks: Sequence[Task], beg
                 priority=task.priority,
                 quality=task.quality,
                 version=version,
-                blind=version is not None
-                and hides_mask(project, version, task.id, task.status, holdout=task.holdout),
+                blind=version is not None and is_hidden(project, task, version),
                 labelled=task.status is TaskStatus.DONE,
                 holdout=task.holdout,
                 signals=None if signals is None else in_words(signals, project.classes),

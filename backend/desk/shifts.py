@@ -13,7 +13,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, aliased
 
 from active_learning.ledger import ModelVersion, Prediction, Project, Task
-from active_learning.routing import OPEN, hides_mask
+from active_learning.routing import OPEN
+from backend.desk.pictures import is_hidden
 
 SAMPLE: Final = 1000  # predictions that are looked at, the newest
 SHOWN: Final = 3
@@ -49,11 +50,10 @@ class Shifts:
 def shifts(session: Session, version: ModelVersion, other: ModelVersion) -> Shifts | None:
     """From the other version to this one; None where no unlabelled image has predictions of both."""
     project = session.get_one(Project, version.project_id)
-    champion = project.champion.name if project.champion else version.name
     mine, its = aliased(Prediction), aliased(Prediction)
     newest = select(Prediction.id).where(Prediction.model_version_id == version.id)
     query = (
-        select(Task.tool_task_id, Task.id, Task.status, Task.holdout, mine.quality, its.quality)
+        select(Task, mine.quality, its.quality)
         .join(mine, mine.task_id == Task.id)
         .join(its, (its.task_id == Task.id) & (its.model_version_id == other.id))
         .where(
@@ -62,9 +62,9 @@ def shifts(session: Session, version: ModelVersion, other: ModelVersion) -> Shif
         )
     )
     found = [
-        Shift(task, quality, before, quality - before)
-        for task, task_id, status, holdout, quality, before in session.execute(query)
-        if not hides_mask(project, champion, task_id, status, holdout=holdout)
+        Shift(task.tool_task_id, quality, before, quality - before)
+        for task, quality, before in session.execute(query)
+        if not is_hidden(project, task, version.name)
     ]
     if not found:
         return None

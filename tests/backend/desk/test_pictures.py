@@ -9,6 +9,7 @@ from PIL import Image
 from active_learning.ledger import HoldoutMask, Task, TaskStatus
 from active_learning.ports import ImageUnavailableError
 from backend.desk.pictures import overlay
+from backend.desk.queued_images import queued_images
 
 
 def picture(answer) -> np.ndarray:
@@ -48,6 +49,25 @@ def test_masks_of_an_open_blind_audit_are_shown_to_nobody(spills):
     assert "blind audit" in answer.get_data(as_text=True)
     spills.label(task)
     assert spills.client.get(path).status_code == 200
+
+
+def test_pages_and_pictures_agree_on_what_is_hidden_also_between_promotion_and_prediction(spills):
+    tasks = spills.add(*[0.6] * 12)
+    with spills.ledger.session() as session:
+        project = spills.project(session)
+        project.audit_share, project.blind_share = 1.0, 0.5
+        for task in tasks:
+            session.get_one(Task, task.id).status = TaskStatus.AUDIT
+    spills.promote("elnet-0002")
+    with spills.ledger.session() as session:
+        rows = [session.get_one(Task, task.id) for task in tasks]
+        images = queued_images(session, spills.project(session), rows, 0)
+    found = {
+        image.task: spills.client.get(f"{spills.path}/pictures/{image.task}/{image.version}.png").status_code
+        for image in images
+    }
+    assert found == {image.task: 404 if image.blind else 200 for image in images}
+    assert set(found.values()) == {200, 404}
 
 
 def test_the_mask_that_a_version_was_judged_by_comes_where_it_is_asked_for(spills):
