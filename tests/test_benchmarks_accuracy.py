@@ -92,10 +92,11 @@ def test_a_share_is_of_whole_scenes() -> None:
     assert accuracy.choose(pairs, 1.0, seed=1) == pairs
 
 
-def test_a_u_net_learns(data: Path) -> None:
+@pytest.mark.parametrize("half", [False, True])
+def test_a_u_net_learns(data: Path, half: bool) -> None:
     pytest.importorskip("monai", reason="the U-Net of the benchmark is MONAI's: pip install monai")
     pairs, _ = find_pairs(data / "train")
-    model, _ = classical.train_unet(SegmentationData(pairs, 64), epochs=30, seed=0)
+    model, _ = classical.train_unet(SegmentationData(pairs, 64), epochs=30, seed=0, half=half)
     crops = SegmentationData(pairs, 64, augment=False)
     found = classical.network_mask(model, crops[0].image)
     truth = crops[0].masks[0].numpy() > 0
