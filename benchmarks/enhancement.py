@@ -45,10 +45,11 @@ def main() -> None:
     parser.add_argument("--config", type=Path, help="YAML of training settings")
     parser.add_argument("--test", type=int, help="so many test images")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--flips", type=int, default=1, help="views that a prediction is the mean of")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = given.checkpoint or _train(given, Path(folder))
-        methods = _methods(Predictor(checkpoint))
+        methods = _methods(Predictor(checkpoint, flips=given.flips))
         pairs = [read_pair(pair) for pair in find_pairs(given.data / "test")[0][: given.test]]
         print("| coarse masks | method | IoU, pooled | boundary F at 2 px |")
         print("|---|---|---|---|")

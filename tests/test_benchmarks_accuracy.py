@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from benchmarks import ablation, accuracy, classical
+from model.blocks import Adapter, EdgeAttention, ReceptiveFieldBlock
 from model.data import SegmentationData
 from model.pairs import Pair, find_pairs
 
@@ -80,6 +81,33 @@ def test_the_ablation_trains_each_variant(
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert [line["method"] for line in lines] == [f"{name}, small" for name in ablation.VARIANTS]
     assert "| default, small | 6 | 1 | 1 |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["no adapters", "no edge attention", "no receptive-field blocks"])
+def test_a_part_is_missing_while_its_variant_trains_and_predicts(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variant = ablation.VARIANTS[name]
+    assert isinstance(variant, ablation.Without)
+    torch.manual_seed(0)
+    sizes = {Adapter: (8, 4), EdgeAttention: (8, 1), ReceptiveFieldBlock: (8, 8)}
+    part, x = variant.part(*sizes[variant.part]), torch.rand(2, 8, 8, 8)
+    for tensor in part.parameters():
+        torch.nn.init.normal_(tensor)
+
+    def said() -> torch.Tensor:
+        output = part(x)
+        return output if isinstance(output, torch.Tensor) else output[0]
+
+    def run(variant: accuracy.ELNet, task: accuracy.Task) -> Iterator[torch.Tensor]:
+        yield said()
+
+    monkeypatch.setattr(accuracy.ELNet, "__call__", run)
+    whole = said()
+    [without] = variant(accuracy.Task([], 0, 1, 64, {}))
+    assert without.shape == whole.shape
+    assert not torch.equal(without, whole)
+    assert torch.equal(said(), whole)
 
 
 def test_a_share_is_of_whole_scenes() -> None:
