@@ -64,7 +64,7 @@ def run_training(
     log: Path,
     progress: Callable[[Mapping[str, Any]], None],
     check: Callable[[], None],
-    module: str = "model.training",
+    module: str = "model.training_child",
     allowance: Allowance = UNLIMITED,
 ) -> None:
     """Train in a child process and wait for it.

@@ -1,16 +1,8 @@
-"""Fine-tuning: image-mask pairs -> a checkpoint of adapters and decoder. One readable loop, `_fit`.
-
-`python -m model.training --data DIR --out DIR --config JSON` is the child process in which a cycle trains: it
-prints a JSON line per epoch, and one with "error" before it ends with exit code 1.
-"""
+"""Fine-tuning: image-mask pairs -> a checkpoint of adapters and decoder. One readable loop, `_fit`."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import signal
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -18,8 +10,6 @@ from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from random import Random
-from types import FrameType
-from typing import NoReturn, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,19 +21,15 @@ from model.data import Pair, SegmentationData, find_pairs
 from model.device import autocast, pick_device, reuse_memory
 from model.distributed import Team, joined
 from model.elnet import SAM2ELNet
-from model.errors import ELNetError
 from model.feature_cache import keep_frozen
 from model.hiera import trunk_spec
 from model.losses import elnet_loss
-from model.quality_head import means
+from model.quality_fit import fit_quality
 from model.resumption import KeptState, Place, fingerprint
 from model.scalars import Scalars
 from model.train_config import MODE, TrainConfig, TrainingError
 
 __all__ = ["TrainConfig", "TrainProgress", "TrainingError", "train"]
-
-QUALITY_CROPS = 1000  # that the quality head is fitted on, if so many can be had
-QUALITY_PASSES = 4  # over the training crops at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,57 +266,8 @@ def _fit(
         place = Place(epoch + 1)
     if not all(p.isfinite().all() for p in trained):  # the last step's own doing, which no loss has seen
         raise _diverged(value, norm, "the last step", {crops.stem(i) for i in numbers})
-    _fit_quality(model, crops, config, frozen, team, range(epochs + 1, epochs + 1 + _passes(len(crops))))
+    fit_quality(model, crops, config, frozen, team, after=epochs)
     return report
-
-
-def _passes(crops: int) -> int:
-    """How often the crops are looked at, augmented anew each time, to fit the quality head."""
-    return min(QUALITY_PASSES, -(-QUALITY_CROPS // crops))
-
-
-def _fit_quality(
-    model: SAM2ELNet,
-    crops: SegmentationData,
-    config: TrainConfig,
-    frozen: Callable[[Tensor], list[Tensor]],
-    team: Team,
-    epochs: Sequence[int],
-) -> None:
-    """Fit the quality head on the masks that the trained network predicts of augmented training crops.
-
-    Of masks with foreground: an empty one is judged by its likeliest pixels, see `active_learning.signals`.
-    """
-    head = model.quality
-    if head is None:
-        return
-    order = Order(len(crops), config.batch_size, config.seed)
-    loader = make_loader(crops, order, team, config.workers)
-    rows: list[list[tuple[Tensor, float, float, str]]] = [[] for _ in range(model.classes)]
-    model.eval()
-    for epoch in epochs:
-        crops.set_epoch(epoch)
-        order.set_epoch(epoch)
-        for numbers, sample in zip(order, loader, strict=True):
-            kept = frozen(sample.image)
-            masks, valid, weight, prompt = (t.to(team.device, non_blocking=True) for t in sample[1:])
-            with torch.no_grad(), autocast(team.device, config.precision):
-                output = model.decode(model.encoder.adapted(kept), masks.shape[-2:], prompt)
-            said, truth = (output.mask > 0) & valid[:, None], (masks > 0.5) & valid[:, None]
-            foreground = said.flatten(2).sum(2)
-            ious = (said & truth).flatten(2).sum(2) / (said | truth).flatten(2).sum(2).clamp(min=1)
-            of_masks = means(cast("Tensor", output.pooled)).cpu()  # of a network with a head, in eval mode
-            for i, crop in enumerate(team.part(numbers)):
-                for n in range(model.classes):
-                    if foreground[i, n]:
-                        row = (of_masks[i, n], float(ious[i, n]), float(weight[i]), crops.scene(crop))
-                        rows[n].append(row)
-    of_processes = team.gathered(rows)
-    for n in range(model.classes):
-        found = [row for of_process in of_processes for row in of_process[n]]
-        if found:
-            pooled, of_images, weights, scenes = zip(*found, strict=True)
-            head.fit(n, torch.stack(pooled), of_images, weights, scenes)
 
 
 def _diverged(loss: float, norm: float, where: str, stems: set[str]) -> TrainingError:
@@ -351,61 +288,3 @@ def _warmup_cosine(steps: int, warmup: float, floor: float = 0.01) -> Callable[[
         return floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2
 
     return factor
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Train in a process of its own: `python -m model.training`."""
-    parser = argparse.ArgumentParser(prog="python -m model.training", description=main.__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder with images/ and masks/")
-    parser.add_argument("--out", type=Path, required=True, help="the checkpoint's folder")
-    parser.add_argument("--init", type=Path, help="checkpoint to start from")
-    parser.add_argument("--config", default="{}", help="JSON object of TrainConfig's fields")
-    parser.add_argument("--version", default="elnet", help="name of the model version")
-    parser.add_argument("--state", type=Path, help="file that keeps the state of the training while it runs")
-    parser.add_argument("--tensorboard", type=Path, help="folder for TensorBoard's files")
-    given = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, _terminate)
-    try:
-        config = TrainConfig.from_mapping(_parse(given.config))
-        train(
-            given.data,
-            given.out,
-            config,
-            init=given.init,
-            version=given.version,
-            progress=lambda report: _say(asdict(report)),
-            state=given.state,
-            resumed=lambda sentence: _say({"resumed": sentence}),
-            tensorboard=given.tensorboard,
-        )
-    except ELNetError as error:
-        _say({"error": str(error)})
-        return 1
-    except torch.OutOfMemoryError as error:
-        _say({"error": f"the GPU's memory is full; lower batch_size or size ({str(error).splitlines()[0]})"})
-        return 1
-    return 0
-
-
-def _parse(text: str) -> dict[str, object]:
-    try:
-        values = json.loads(text)
-    except ValueError as error:
-        raise TrainingError(f"--config is not JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise TrainingError(f"--config should be a JSON object, it is {text[:80]}")
-    return values
-
-
-def _say(line: dict[str, object]) -> None:
-    sys.stdout.write(json.dumps(line) + "\n")
-    sys.stdout.flush()
-
-
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    """SIGTERM unwinds the stack, so that half a checkpoint is removed on the way."""
-    raise SystemExit(128 + number)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

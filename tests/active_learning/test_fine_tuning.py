@@ -21,7 +21,8 @@ from active_learning.predictors import PredictorPool
 from active_learning.training_process import TrainingFailedError
 from model.checkpoint import read_card
 from model.raster import write_mask, write_png
-from model.training import TrainConfig, main, train
+from model.training import TrainConfig, train
+from model.training_child import main
 
 NANO = {
     "trunk": "random-nano",

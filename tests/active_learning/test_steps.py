@@ -30,7 +30,7 @@ from active_learning.ledger import (
 from active_learning.predictors import PredictorPool
 from active_learning.snapshot import SnapshotError
 from active_learning.snapshot_files import stem_of
-from model.training import main
+from model.training_child import main
 
 TRAINING = {"trunk": "random-nano", "size": 32, "epochs": 1, "batch_size": 4, "width": 8, "adapter_dim": 4}
 

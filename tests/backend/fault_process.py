@@ -34,7 +34,7 @@ from active_learning.journal import ACTIVE
 from active_learning.ledger import Cycle, Ledger
 from active_learning.ports import Acceptance, Placement, Prefill
 from backend.worker import Worker
-from model import resumption, training
+from model import resumption, training, training_child
 from model.raster import write_png
 from tests.backend.worker_process import SIDE, TRAINING, FolderImages, MirrorTool, settings_of
 
@@ -139,8 +139,8 @@ def train_here(
         check()
         progress(line)
 
-    training._say = say
-    assert training.main(arguments) == 0
+    training_child._say = say
+    assert training_child.main(arguments) == 0
 
 
 def work(state: Path, point: int | None) -> int:

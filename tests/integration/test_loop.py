@@ -397,7 +397,7 @@ def _is_trained(loop: Loop, cycle: Cycle) -> bool:
             command = path.read_bytes()
         except OSError:  # it has just ended
             continue
-        if b"model.training" in command and str(out).encode() in command:
+        if b"model.training_child" in command and str(out).encode() in command:
             return True
     return False
 

@@ -33,7 +33,7 @@ def start(processes: int, data: Path, out: Path, *more: str, **changes: Any) -> 
     given = {k: v for k, v in asdict(replace(CONFIG, **changes)).items() if v is not None}
     arguments = ["--data", str(data), "--out", str(out), "--config", json.dumps(given), *more]
     return subprocess.Popen(
-        torchrun_command(processes, "model.training", arguments),
+        torchrun_command(processes, "model.training_child", arguments),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -91,7 +91,7 @@ def test_stopped_after_the_last_step_only_the_rest_is_done(
 ) -> None:
     card = train(data, tmp_path / "whole", CONFIG)
     with monkeypatch.context() as patch:
-        patch.setattr(training, "_fit_quality", Mock(side_effect=StoppedError))
+        patch.setattr(training, "fit_quality", Mock(side_effect=StoppedError))
         with pytest.raises(StoppedError):
             train(data, tmp_path / "out", CONFIG, state=tmp_path / "state")
     stop_at(0)
@@ -156,7 +156,8 @@ def test_a_full_disk_does_not_stop_training(
 def test_a_killed_process_goes_on(data: Path, tmp_path: Path) -> None:
     config = asdict(replace(CONFIG, epochs=4))
     code = (
-        "import sys\nfrom model import resumption, training\nresumption.KEEP_S = 0\nsys.exit(training.main())"
+        "import sys\nfrom model import resumption, training_child\n"
+        "resumption.KEEP_S = 0\nsys.exit(training_child.main())"
     )
 
     def start(out: str) -> subprocess.Popen[bytes]:

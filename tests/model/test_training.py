@@ -1,12 +1,8 @@
 from __future__ import annotations
 
 import errno
-import json
 import math
 import os
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +18,6 @@ from model.checkpoint import (
     ModelCard,
     load_checkpoint,
     load_trunk,
-    read_card,
     save_checkpoint,
 )
 from model.data import DataError, SegmentationData, find_pairs
@@ -30,8 +25,9 @@ from model.elnet import SAM2ELNet
 from model.hiera import AdaptedTrunk, Mode, TrunkError, build_trunk, trunk_spec
 from model.losses import elnet_loss
 from model.predictor import Predictor
+from model.quality_fit import QUALITY_PASSES
 from model.raster import open_raster
-from model.training import QUALITY_PASSES, TrainConfig, TrainingError, TrainProgress, train
+from model.training import TrainConfig, TrainingError, TrainProgress, train
 
 NANO = TrainConfig(trunk="random-nano", epochs=2, size=32, width=16, adapter_dim=4, device="cpu")
 
@@ -346,71 +342,6 @@ def test_warm_up_and_cosine() -> None:
     assert factors[55] == pytest.approx(0.505, abs=1e-3)
     assert 0.01 <= factors[-1] < 0.02
     assert training._warmup_cosine(1, 0.1)(0) == 1.0
-
-
-# The child process ------------------------------------------------------------------------------------------
-
-
-def child(*arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-W", "error", "-m", "model.training", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parents[2],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-
-
-def settings(**changes: Any) -> str:
-    return json.dumps(
-        {"trunk": "random-nano", "epochs": 2, "size": 32, "width": 16, "device": "cpu"} | changes
-    )
-
-
-def test_the_child_prints_a_line_for_each_epoch(data: Path, tmp_path: Path) -> None:
-    process = child(
-        "--data", str(data), "--out", str(tmp_path / "out"), "--config", settings(), "--version", "elnet-0003"
-    )
-    said, complaints = process.communicate(timeout=120)
-    assert process.returncode == 0, complaints
-    lines = [json.loads(line) for line in said.splitlines()]
-    assert [set(line) for line in lines] == [{"epoch", "epochs", "loss", "images_per_s"}] * 2
-    assert read_card(tmp_path / "out").version == "elnet-0003"
-
-
-def test_sigterm_stops_the_child_and_leaves_nothing(data: Path, tmp_path: Path) -> None:
-    process = child("--data", str(data), "--out", str(tmp_path / "out"), "--config", settings(epochs=100_000))
-    assert process.stdout is not None
-    assert json.loads(process.stdout.readline())["epoch"] == 1  # flushed while it goes on
-    process.send_signal(signal.SIGTERM)
-    _, complaints = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM
-    assert "Traceback" not in complaints
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["data"]
-
-
-@pytest.mark.parametrize(
-    ("config", "error"),
-    [
-        ("{", "--config is not JSON"),
-        ("[1]", "should be a JSON object"),
-        (settings(epoch=1), "epoch: Unexpected keyword"),
-        (settings(trunk="sam9"), "there is no trunk 'sam9'"),
-        (settings(device="cuda:77"), "'cuda:77' is not here"),
-    ],
-)
-def test_an_error_is_one_line_of_json(
-    config: str, error: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        code = training.main(["--data", str(data), "--out", str(tmp_path / "out"), "--config", config])
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert code == 1
-    assert error in json.loads(capsys.readouterr().out)["error"]
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_full_disk_at_the_end_is_an_error_and_leaves_nothing(
