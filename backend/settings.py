@@ -162,7 +162,7 @@ class MediaSettings(_Section):
 class TrainerSettings(_Section):
     """What a cycle's training may take of the worker's machine."""
 
-    processes: int = Field(default=1, ge=1)  # that train together, one a GPU
+    processes: int = Field(default=1, ge=1)  # that train together: one a GPU or core
     memory_gb: Annotated[float, Field(gt=0)] | None = None  # of main memory; more ends the training
     hours: Annotated[float, Field(gt=0)] | None = None  # of one attempt; more ends it
 

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from model.attention import attention_for
 from model.blocks import Adapter
 from model.errors import ELNetError
 from model.tiles import STRIDE
@@ -208,7 +209,8 @@ class AdaptedTrunk(nn.Module):
         """
         trunk = self.trunk
         with torch.no_grad():
-            x = trunk.patch_embed(resample(x, self.scale))  # (B, H/4, W/4, C_0)
+            x = resample(x, self.scale).contiguous(memory_format=torch.channels_last)
+            x = trunk.patch_embed(x)  # (B, H/4, W/4, C_0)
             x = x + trunk._get_pos_embed(x.shape[1:3])
             maps = []
             for i, block in enumerate(trunk.blocks[: self._first]):
@@ -229,10 +231,11 @@ class AdaptedTrunk(nn.Module):
             x = kept_map.permute(0, 2, 3, 1)  # (B, H/s, W/s, C_i)
             maps.append((x + adapter(x)).permute(0, 3, 1, 2))
         x = kept[-1].permute(0, 2, 3, 1)
-        for i, adapter in enumerate(self.adapters, start=self._first):
-            x = trunk.blocks[i](x + adapter(x))
-            if i in trunk.stage_ends:
-                maps.append(x.permute(0, 3, 1, 2))
+        with attention_for(x):
+            for i, adapter in enumerate(self.adapters, start=self._first):
+                x = trunk.blocks[i](x + adapter(x))
+                if i in trunk.stage_ends:
+                    maps.append(x.permute(0, 3, 1, 2))
         return maps
 
     def forward(self, x: Tensor) -> list[Tensor]:

@@ -103,7 +103,9 @@ def train(
     prompted: Annotated[
         float | None, typer.Option(min=0, max=1, help="Share of crops that come with a coarse mask.")
     ] = None,
-    processes: Annotated[int, typer.Option(min=1, help="So many processes train together: one a GPU.")] = 1,
+    processes: Annotated[
+        int, typer.Option(min=1, help="So many processes train together: one a GPU, or a core.")
+    ] = 1,
     tensorboard: Annotated[Path | None, typer.Option(help="Folder for TensorBoard's files.")] = None,
     device: DeviceOption = "auto",
     seed: SeedOption = 0,
