@@ -27,7 +27,7 @@ from typing import IO, Any, Final, cast
 import psutil
 
 import model
-from model.distributed import torchrun_command
+from model.distributed import shared_cores, torchrun_command
 from model.errors import ELNetError
 
 CHECK_S = 0.5  # how often the caller is asked whether to go on
@@ -85,7 +85,7 @@ def run_training(
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as said:
         start = log.stat().st_size
-        child = _start([module, *arguments], said)
+        child = _start([module, *arguments], said, shared_cores(allowance.processes))
         limits = _Limits(child.pid, allowance)
 
         def check_all() -> None:
@@ -139,16 +139,19 @@ def _memory(pid: int) -> int:
     return total
 
 
-def _start(arguments: Sequence[str], said: IO[bytes]) -> subprocess.Popen[bytes]:
+def _start(
+    arguments: Sequence[str], said: IO[bytes], environment: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
     package_root = str(Path(next(iter(model.__path__))).parent)  # also where it is not installed
     paths = [package_root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    own = {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
     try:
         return subprocess.Popen(
             [sys.executable, "-m", __name__, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=said,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, **environment, **own},
             start_new_session=True,  # Ctrl-C in a terminal is the worker's to handle
         )
     except OSError as error:

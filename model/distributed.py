@@ -136,6 +136,16 @@ def torchrun_command(processes: int, module: str, arguments: Sequence[str]) -> l
     return [*launcher, str(processes), "-m", module, *arguments]
 
 
+def shared_cores(processes: int) -> dict[str, str]:
+    """What to add to the environment of so many processes on this machine, so that they use all of its cores.
+
+    Left alone, torchrun gives each one thread. A number of threads that the user has set is kept.
+    """
+    if processes == 1 or "OMP_NUM_THREADS" in os.environ:
+        return {}
+    return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes))}
+
+
 def rank_here() -> int | None:
     """The number of this process among those that torchrun started; None: it did not start this one."""
     rank = os.environ.get("RANK")

@@ -117,7 +117,7 @@ def train(
     from backend.model_files import checkpoint_folder
     from model import training
     from model.checkpoint import check_vacant, read_card
-    from model.distributed import rank_here, torchrun_command
+    from model.distributed import rank_here, shared_cores, torchrun_command
     from model.pairs import find_pairs
 
     rank = rank_here()
@@ -138,7 +138,8 @@ def train(
         find_pairs(data)  # what is wrong with these is told once, and without torchrun's own words
         check_vacant(out)
         command = torchrun_command(processes, "backend.cli", sys.argv[1:])
-        os.execv(command[0], command)  # noqa: S606  # torchrun in place of this process; it gets the signals
+        environment = {**os.environ, **shared_cores(processes)}
+        os.execve(command[0], command, environment)  # noqa: S606  # in place of this process: it gets the signals
     with progress_bar(hidden=json_ or bool(rank)) as report:
 
         def step(state: TrainProgress) -> None:

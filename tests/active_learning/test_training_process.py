@@ -186,11 +186,25 @@ def test_the_kernel_takes_the_child_before_others(run: Run) -> None:
     assert run(body) == [{"first": 1000}]
 
 
-def test_several_processes_are_started_by_torchrun(run: Run) -> None:
-    body = 'print(json.dumps({"rank": os.environ["RANK"], "of": os.environ["WORLD_SIZE"]}))'
-    seen = run(body, allowance=Allowance(processes=2))
-    assert sorted(said["rank"] for said in seen) == ["0", "1"]
-    assert {said["of"] for said in seen} == {"2"}
+@pytest.mark.parametrize(("given", "threads"), [(None, "3"), ("2", "2")])
+def test_several_processes_are_started_by_torchrun_and_share_the_cores(
+    given: str | None, threads: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 7)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    names = ("RANK", "WORLD_SIZE", "OMP_NUM_THREADS")
+    seen = run(
+        f'print(json.dumps({{"said": [os.environ[name] for name in {names}]}}))',
+        allowance=Allowance(processes=2),
+    )
+    assert sorted(line["said"] for line in seen) == [["0", "2", threads], ["1", "2", threads]]
+
+
+def test_one_process_has_all_cores(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert run('print(json.dumps({"threads": os.environ.get("OMP_NUM_THREADS")}))') == [{"threads": None}]
 
 
 def test_several_processes_die_with_what_the_check_raises(run: Run) -> None:
