@@ -72,8 +72,9 @@ def image(project_id: int, task: int) -> Response:
     side = _side()
     with open_project(project_id) as (session, project):
         uri = _task(session, project, task).image_uri
-    cache = ContentCache(services().settings.state / "thumbnails")
-    key = f"{side}\n{uri}"
+    settings = services().settings
+    cache = ContentCache(settings.state / "thumbnails")
+    key = f"{settings.label_studio.url}\n{side}\n{uri}"  # /data/... means another image on another server
     path = cache.get(key)
     if path is None:
         try:

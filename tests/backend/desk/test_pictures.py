@@ -10,6 +10,7 @@ from active_learning.ledger import HoldoutMask, Task, TaskStatus
 from active_learning.ports import ImageUnavailableError
 from backend.desk.pictures import overlay
 from backend.desk.queued_images import queued_images
+from backend.services import services
 
 
 def picture(answer) -> np.ndarray:
@@ -22,6 +23,16 @@ def test_an_image_is_fetched_once(spills):
         with spills.client.get(f"{spills.path}/pictures/0.jpg") as answer:
             assert picture(answer).shape == (6, 8, 3)
     assert spills.images.opened == ["0.png"]
+
+
+def test_another_label_studio_has_other_images_at_the_same_address(spills, monkeypatch):
+    with spills.client.get(f"{spills.path}/pictures/0.jpg"):
+        pass
+    with spills.client.application.app_context():
+        monkeypatch.setattr(services().settings.label_studio, "url", "http://elsewhere")
+    with spills.client.get(f"{spills.path}/pictures/0.jpg"):
+        pass
+    assert spills.images.opened == ["0.png", "0.png"]
 
 
 def test_masks_of_a_version_and_of_a_human(spills):
