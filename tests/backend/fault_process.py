@@ -149,7 +149,7 @@ def work(state: Path, point: int | None) -> int:
     points.watch_commits()
     Path.replace = points.before(Path.replace)  # type: ignore[method-assign]
     fine_tuning.run_training = train_here
-    training.signal = SimpleNamespace(signal=lambda *_: None, SIGTERM=signal.SIGTERM)  # type: ignore[assignment]
+    training_child.signal = SimpleNamespace(signal=lambda *_: None, SIGTERM=signal.SIGTERM)  # type: ignore[assignment]
     resumption.KEEP_S = 0.0  # type: ignore[misc]
     settings = settings_of(state)
     with Ledger(settings.ledger_url) as ledger:
